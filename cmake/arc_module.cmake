@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# arc_module(): one function makes a layer's library, alias, warnings, tests, benches, fuzz targets and install rules.
+include(GNUInstallDirs)
+
+# Flags that every target of ours shares, by target and never through CMAKE_CXX_FLAGS.
+function(arc_target_defaults target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-missing-field-initializers
+    $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety> $<$<BOOL:${ARC_WERROR}>:-Werror>)
+  if(ARC_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${ARC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${ARC_SANITIZE})
+  endif()
+endfunction()
+
+# arc_module(<name> [DEPS <target>...] [HDRS <file>...] [SRCS <file>...])
+# Everything named *_test.cc, *_bench.cc or *_fuzz.cc in the folder is found by itself.
+function(arc_module name)
+  cmake_parse_arguments(ARG "" "" "DEPS;HDRS;SRCS" ${ARGN})
+  set(target arcflow_${name})
+  add_library(${target} STATIC ${ARG_SRCS})
+  add_library(arcflow::${name} ALIAS ${target})
+  arc_target_defaults(${target})
+  target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}/cpp FILES ${ARG_HDRS})
+  target_link_libraries(${target} PUBLIC ${ARG_DEPS})
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ON)
+  if(NOT SKBUILD)
+    install(TARGETS ${target} EXPORT arcflowTargets FILE_SET HEADERS ARCHIVE COMPONENT devel)
+  endif()
+  if(NOT ARC_DEVELOPER)
+    return()
+  endif()
+
+  file(GLOB tests CONFIGURE_DEPENDS *_test.cc)
+  if(tests)
+    add_executable(${name}_test ${tests})
+    arc_target_defaults(${name}_test)
+    target_link_libraries(${name}_test PRIVATE ${target} GTest::gtest_main GTest::gmock)
+    include(GoogleTest)
+    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. PROPERTIES TIMEOUT 120 DISCOVERY_TIMEOUT 60)
+  endif()
+
+  file(GLOB benches CONFIGURE_DEPENDS *_bench.cc)
+  if(benches AND benchmark_FOUND)
+    add_executable(${name}_bench ${benches})
+    arc_target_defaults(${name}_bench)
+    target_link_libraries(${name}_bench PRIVATE ${target} benchmark::benchmark_main)
+  endif()
+
+  file(GLOB fuzzers CONFIGURE_DEPENDS *_fuzz.cc)
+  foreach(source ${fuzzers})
+    get_filename_component(fuzz ${source} NAME_WE)
+    add_executable(${fuzz} ${source})
+    arc_target_defaults(${fuzz})
+    target_link_libraries(${fuzz} PRIVATE ${target})
+    if(ARC_FUZZ)
+      target_compile_options(${fuzz} PRIVATE -fsanitize=fuzzer)
+      target_link_options(${fuzz} PRIVATE -fsanitize=fuzzer)
+    else()  # a plain main replays the corpus in ctest
+      target_sources(${fuzz} PRIVATE ${PROJECT_SOURCE_DIR}/cmake/fuzz_replay_main.cc)
+    endif()
+    add_test(NAME ${name}.${fuzz} COMMAND ${fuzz} ${CMAKE_CURRENT_SOURCE_DIR}/testdata/${fuzz})
+    set_tests_properties(${name}.${fuzz} PROPERTIES TIMEOUT 120)
+  endforeach()
+endfunction()

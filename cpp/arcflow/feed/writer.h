@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writer: puts Arrow batches into the shared segments of a node's feed log.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "arcflow/base/deadline.h"
+#include "arcflow/base/status.h"
+#include "arcflow/columnar/arrow_abi.h"
+#include "arcflow/columnar/schema.h"
+
+namespace arcflow::feed {
+
+/// What a writer asks of the agent; FeederLink speaks it over the feeder's socket, tests give a fake.
+class SegmentSource {
+ public:
+  struct Grant {
+    std::uint64_t buffer = 0;      // id of the memory
+    std::size_t size_bytes = 0;    // its size; >= what was asked for
+    bool create = false;           // true: make a memfd of that size; false: a buffer this writer made before, empty again
+  };
+  virtual ~SegmentSource() = default;
+  /// Waits until the budget allows a segment of `min_bytes`. Cancelled when the node wants no more rows;
+  /// ResourceExhausted (message names both sizes) when min_bytes is over the whole budget.
+  virtual Result<Grant> Acquire(const std::string& feed, std::size_t min_bytes, Deadline deadline) = 0;
+  /// Makes rows [0, rows) of the segment in `grant` visible. `fd` is the memfd the first time a created buffer is used, else -1.
+  virtual Status Publish(const std::string& feed, const Grant& grant, std::size_t rows, bool closed, int fd) = 0;
+};
+
+/// Appends batches to one feed. Rows become visible to readers after every Append; a segment is closed when it is full.
+/// Capacity in rows is a power of two where rows are of fixed size, so that usual batch sizes never straddle segments.
+/// Threads: one thread at a time. Blocking: Append (while the budget is used up).
+class Writer {
+ public:
+  struct Options {
+    std::string feed;
+    columnar::Schema schema;
+    std::size_t segment_bytes = 0;  // size aimed at; a row that is larger gets a segment of its own
+  };
+  Writer(Options options, SegmentSource& source);
+  ~Writer();
+
+  /// Copies all rows of a struct array (a record batch) whose children match the schema by name, in any order.
+  /// Checked before any row is visible: InvalidArgument with feed, column and first bad row for a missing column, another
+  /// type than the schema says, a null (count given), a list or raw value of another length.
+  /// Cancelled when the node wants no more rows.
+  Status Append(const ArrowSchema& schema, const ArrowArray& batch, Deadline deadline);
+  /// Closes the open segment. Idempotent.
+  Status Finish();
+
+  std::uint64_t rows() const;
+  std::uint64_t bytes() const;
+  std::uint64_t wait_ns() const;  // time spent waiting for Acquire
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace arcflow::feed
