@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 #include "arcflow/base/fd.h"
 #include "arcflow/base/mapping.h"
@@ -34,6 +36,8 @@ struct CounterPageLayout {
   std::atomic<std::uint64_t> heartbeat;      // bumped whenever anything above changes
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<double>::is_always_lock_free);
+static_assert(std::is_standard_layout_v<CounterPageLayout> && sizeof(CounterPageLayout) == 104);
+static_assert(offsetof(CounterPageLayout, steps) == 8 && offsetof(CounterPageLayout, heartbeat) == 96);
 
 /// Owner of a mapped counter page.
 /// Threads: every counter is atomic; relaxed order is enough because nothing else is published through the page.
@@ -50,6 +54,8 @@ class CounterPage {
   const Fd& fd() const { return fd_; }
 
  private:
+  CounterPage(Fd fd, Mapping mapping) : fd_(std::move(fd)), mapping_(std::move(mapping)) {}
+
   Fd fd_;
   Mapping mapping_;
 };
