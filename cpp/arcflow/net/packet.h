@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packets: JSON messages with file descriptors over a Unix SEQPACKET socket, between processes of one node.
+// Packets: JSON messages with file descriptors over a Unix SEQPACKET socket, between processes of
+// one node.
 #pragma once
 
 #include <cstddef>
-#include <nlohmann/json_fwd.hpp>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,16 +29,20 @@ struct Packet {
 /// A connected, close-on-exec pair of Unix SEQPACKET sockets.
 Result<std::pair<Fd, Fd>> PacketPair();
 
-/// Sends one packet whole. Never raises SIGPIPE. Blocks until `deadline` while the peer's queue is full.
-/// Errors: Unavailable when the peer is gone, DeadlineExceeded, InvalidArgument for a packet over the bounds.
-Status SendPacket(int socket, const nlohmann::json& message, const std::vector<int>& fds, Deadline deadline);
+/// Sends one packet whole. Never raises SIGPIPE. Blocks until `deadline` while the peer's queue is
+/// full. Errors: Unavailable when the peer is gone, DeadlineExceeded, InvalidArgument for a packet
+/// over the bounds.
+Status SendPacket(int socket, const nlohmann::json& message, const std::vector<int>& fds,
+                  Deadline deadline);
 
-/// Receives one packet; std::nullopt when the peer closed its end. `cancel_fd` (or -1): a descriptor (an eventfd, say)
-/// that ends the wait with Cancelled as soon as it is readable. Received descriptors are close-on-exec.
-/// Errors: DeadlineExceeded, Cancelled, InvalidArgument for a truncated packet.
+/// Receives one packet; std::nullopt when the peer closed its end. `cancel_fd` (or -1): a
+/// descriptor (an eventfd, say) that ends the wait with Cancelled as soon as it is readable.
+/// Received descriptors are close-on-exec. Errors: DeadlineExceeded, Cancelled, InvalidArgument for
+/// a truncated packet.
 Result<std::optional<Packet>> ReceivePacket(int socket, int cancel_fd, Deadline deadline);
 
-/// As ReceivePacket, but parses the body; a body that is not a JSON object with a string "op" is InvalidArgument.
+/// As ReceivePacket, but parses the body; a body that is not a JSON object with a string "op" is
+/// InvalidArgument.
 struct Message {
   std::string op;
   std::unique_ptr<nlohmann::json> body;

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Channel: one authenticated TCP connection between hosts that carries JSON messages in both
+// directions.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "arcflow/base/deadline.h"
+#include "arcflow/base/fd.h"
+#include "arcflow/base/status.h"
+#include "arcflow/net/frame.h"
+#include "arcflow/net/loop.h"
+
+namespace arcflow::net {
+
+struct ChannelOptions {
+  std::string secret;  // raw bytes, at least Handshake::kMinSecretBytes
+  std::size_t max_frame_bytes = kMaxFrameBytes;
+  std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
+  std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
+  std::chrono::nanoseconds linger =
+      std::chrono::seconds(2);  // how long Close() waits for the queue to drain
+};
+
+/// All run on the loop thread, one at a time, never inside a call of the channel. Each may be
+/// empty.
+struct ChannelCallbacks {
+  /// The handshake succeeded. Only for a connection that this side opened; a listener hands out
+  /// channels that are ready.
+  std::function<void()> on_ready;
+  /// A message: a JSON object with a string "op". The callback may move out of it.
+  std::function<void(nlohmann::json& message)> on_message;
+  /// Called exactly once, last. OK after Close(); Unavailable when the peer closed or went away (or
+  /// nobody listens), NotFound for a host that does not resolve, DeadlineExceeded for connect or
+  /// handshake, Unauthenticated, InvalidArgument for bytes that are no frame, Cancelled when the
+  /// loop ends.
+  std::function<void(const Status& why)> on_closed;
+};
+
+/// One connection. Pending operations keep it alive until on_closed, after which the callbacks are
+/// destroyed, so they may own the channel; dropping every pointer does not close it. TCP_NODELAY
+/// and keepalive are set. Threads: Send, Close, Abort and queued_bytes from any thread; they never
+/// block.
+class Channel {
+ public:
+  /// Starts to connect to `host` (a name or numeric address) and to prove the secret; Send may be
+  /// called at once, messages wait for the handshake. Every failure is told through on_closed.
+  /// `deadline` bounds connecting and handshake, retries while the connection is refused included
+  /// when `retry_refused` (a coordinator that is just being started).
+  static std::shared_ptr<Channel> Connect(Loop& loop, const std::string& host, std::uint16_t port,
+                                          ChannelOptions options, ChannelCallbacks callbacks,
+                                          Deadline deadline, bool retry_refused = false);
+
+  /// Called once when the peer of an accepted socket has proved the secret; returns the channel's
+  /// callbacks (on_ready is not used). No frame is parsed before it returns.
+  using Accepted = std::function<ChannelCallbacks(std::shared_ptr<Channel> channel)>;
+  /// The server's side of an accepted stream socket. `refused` is called once instead when the
+  /// handshake fails.
+  static std::shared_ptr<Channel> Accept(Loop& loop, Fd socket, ChannelOptions options,
+                                         Accepted accepted,
+                                         std::function<void(const Status&)> refused);
+
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  virtual ~Channel() = default;
+
+  /// Queues a message. Errors: Unavailable when closing or closed, InvalidArgument over the frame
+  /// bound, ResourceExhausted when the queue is full (the channel stays open and nothing of the
+  /// message was queued).
+  virtual Status Send(const nlohmann::json& message) = 0;
+  /// Sends what is queued, for at most `linger`, then closes; on_closed(OK) follows. No on_message
+  /// after it when called on the loop thread. Idempotent.
+  virtual void Close() = 0;
+  /// Closes at once with `why` (OK allowed), dropping the queue.
+  virtual void Abort(Status why) = 0;
+
+  /// "address:port" of the peer, "" until connected. Loop thread only.
+  virtual std::string peer() const = 0;
+  /// Numeric address of this side of the connection, "" until connected. Loop thread only.
+  virtual std::string local_host() const = 0;
+  virtual std::size_t queued_bytes() const = 0;
+
+ protected:
+  Channel() = default;
+};
+
+}  // namespace arcflow::net

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Frames: JSON messages on a byte stream between hosts; pure functions of bytes, no sockets.
+#pragma once
+
+#include <cstddef>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "arcflow/base/status.h"
+
+namespace arcflow::net {
+
+/// Largest body of a frame sent or accepted. Layout: docs/formats/frame.md.
+inline constexpr std::size_t kMaxFrameBytes = std::size_t{1} << 20;
+inline constexpr std::size_t kFrameHeaderBytes = 4;
+
+/// The message as one frame: 4 bytes of length, little endian, then UTF-8 JSON. Text that is not
+/// UTF-8 is replaced. InvalidArgument when it is over `max_bytes`.
+Result<std::string> EncodeFrame(const nlohmann::json& message,
+                                std::size_t max_bytes = kMaxFrameBytes);
+
+/// Parses a body. InvalidArgument unless it is a JSON object with a string "op". `*message` changes
+/// only on success.
+Status ParseFrame(std::string_view body, nlohmann::json* message);
+
+/// Cuts a byte stream, fed in pieces of any size, into frame bodies.
+/// Memory: what was fed and not yet taken; an announced length allocates nothing before its bytes
+/// arrive. Threads: one at a time.
+class FrameDecoder {
+ public:
+  explicit FrameDecoder(std::size_t max_bytes = kMaxFrameBytes) : max_bytes_(max_bytes) {}
+
+  void Feed(std::span<const std::byte> bytes);
+  /// The next whole body, std::nullopt when more bytes are needed.
+  /// InvalidArgument for a length of zero or over the bound; the decoder then stays failed.
+  Result<std::optional<std::string>> Next();
+  /// True when the stream may end here without loss.
+  bool at_boundary() const { return begin_ == buffer_.size(); }
+
+ private:
+  std::size_t max_bytes_;
+  std::string buffer_;
+  std::size_t begin_ = 0;  // bytes of buffer_ already handed out
+  Status failure_;
+};
+
+}  // namespace arcflow::net
