@@ -19,10 +19,10 @@ namespace arcflow::control {
 /// Bounds on what a peer may say; anything over them is InvalidArgument. Texts for people are cut instead.
 inline constexpr int kMaxSize = 16384;                             // nodes of a run
 inline constexpr std::size_t kMaxNameBytes = 256;                  // roles, hosts, feeds, barriers, run ids
-inline constexpr std::size_t kMaxTextBytes = 16 * 1024;            // messages, tracebacks
+inline constexpr std::size_t kMaxTextBytes = 12 * 1024;            // messages, tracebacks
 inline constexpr std::size_t kMaxLineBytes = 4096;                 // one line of a log
 inline constexpr std::size_t kMaxTailLines = 1000;                 // lines of a log tail
-inline constexpr std::size_t kMaxTailBytes = 24 * 1024;            // all lines of a log tail in one failure
+inline constexpr std::size_t kMaxTailBytes = 12 * 1024;            // all lines of a log tail in one failure
 inline constexpr std::size_t kMaxBarrierPayloadBytes = 48 * 1024;  // what one rank brings to a barrier
 inline constexpr std::size_t kSecretBytes = 32;
 /// The environment variable that tells a node the number of its broker descriptor.
@@ -162,15 +162,6 @@ struct AgentConfig {
   /// InvalidArgument that names the field for a missing, unknown-typed or out-of-range one.
   static Result<AgentConfig> FromJson(const nlohmann::json& json);
 };
-
-/// Bytes ↔ text, for secrets and barrier payloads.
-std::string HexEncode(std::string_view bytes);
-Result<std::string> HexDecode(std::string_view hex);
-std::string Base64Encode(std::string_view bytes);
-Result<std::string> Base64Decode(std::string_view text);
-
-/// `text` without invalid UTF-8 (each bad byte becomes '?') and at most `max_bytes` long; the middle is cut when it is longer.
-std::string CleanText(std::string_view text, std::size_t max_bytes);
 
 /// Why these versions cannot work together, for the driver to show; empty when they can. Python is compared by
 /// major.minor, everything else exactly; `by_rank[r]` is what rank r said, `expected` what the driver has.
