@@ -10,7 +10,8 @@ function(arc_target_defaults target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-missing-field-initializers
     $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety> $<$<BOOL:${ARC_WERROR}>:-Werror>)
   if(ARC_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${ARC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_compile_options(${target} PRIVATE -fsanitize=${ARC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
+      -O1 -g1)  # enough for a readable report, and half the time to build
     target_link_options(${target} PUBLIC -fsanitize=${ARC_SANITIZE})
   endif()
 endfunction()
@@ -32,7 +33,7 @@ function(arc_module name)
   target_link_libraries(${target} PUBLIC ${ARG_DEPS})
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ON)
   if(NOT SKBUILD)
-    install(TARGETS ${target} EXPORT arcflowTargets FILE_SET HEADERS ARCHIVE COMPONENT devel)
+    install(TARGETS ${target} EXPORT arcflowTargets COMPONENT devel FILE_SET HEADERS COMPONENT devel)
   endif()
   if(NOT ARC_DEVELOPER)
     return()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything that people and CI type. `make help` lists it; each target sets up what it needs on a fresh machine.
+SHELL := /bin/bash
+VENV ?= .venv
+JOBS ?= $(shell nproc)
+export VENV JOBS
+PY := $(VENV)/bin/python
+INSTALLED := build/venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint format tidy fuzz wheel install develop clean distclean
+
+help:  ## this list
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t' -l 2 2>/dev/null || grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST)
+
+setup:  ## distribution packages (as root) and .venv; does only what is missing
+	@tools/setup.sh apt
+	@tools/setup.sh venv requirements/dev.txt
+
+demo: install  ## handwritten digits: Spark SQL, training on two executors, predictions; output in build/demo
+	@echo "== demo: a Keras model trains on a two-executor Spark cluster on this machine (about two minutes)"
+	@$(INSTALLED) examples/digits/train.py --output build/demo
+
+test: setup  ## what CI runs: lint, native tests plain and under sanitizers, wheel, consumer, pytest
+	@tools/ci.sh
+
+test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest
+	@tools/ci.sh $*
+
+bench: bench-feed  ## every bench
+
+bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/bench/<name>.json
+	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
+
+lint: setup  ## ruff, mypy, codespell, clang-format
+	@tools/lint.sh
+
+format: setup  ## mends what ruff and clang-format can mend
+	@tools/lint.sh fix
+
+tidy: setup  ## clang-tidy over the whole core (minutes)
+	cmake --preset tidy >/dev/null
+	cmake --build --preset tidy --parallel $(JOBS)
+
+FUZZ_SECONDS ?= 30
+fuzz: setup  ## every fuzz target for FUZZ_SECONDS each, with new inputs under build/fuzz/corpus
+	cmake --preset fuzz >/dev/null
+	cmake --build --preset fuzz --parallel $(JOBS)
+	@tools/fuzz.sh $(FUZZ_SECONDS)
+
+wheel: setup  ## the wheel, into build/wheel
+	@tools/build_wheel.sh
+
+install: wheel
+	@tools/install_wheel.sh
+
+develop: setup  ## native parts into python/arcflow, and a link in .venv: for work on the Python side
+	@tools/develop.sh
+
+clean:  ## removes everything that was built, keeps .venv
+	rm -rf build python/arcflow/bin python/arcflow/_core*.so python/arcflow/tfops/*.so
+	rm -f $(VENV)/lib/python3*/site-packages/arcflow-develop.pth
+
+distclean: clean  ## removes .venv too
+	rm -rf $(VENV)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# `make test`: every stage in order, stops at the first that fails with its exit code, ends with the runners' summaries.
+# usage: tools/ci.sh [stage...]   (default: all; see the list at the end)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+jobs=${JOBS:-$(nproc)}
+logs=build/logs
+mkdir -p $logs
+summaries=()
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # one compilation serves presets with equal flags, in any folder
+
+configure_build() {  # <preset>
+  cmake --preset "$1" -DARC_WERROR=ON >$logs/"$1"-configure.log || { cat $logs/"$1"-configure.log; return 1; }
+  cmake --build --preset "$1" --parallel "$jobs"
+}
+
+native() {  # <preset>: build, then run its tests
+  configure_build "$1" && ctest --preset "$1" --parallel "$jobs"
+}
+
+stage_lint() { tools/lint.sh; }
+stage_release() { native release; }
+stage_asan() { native asan; }
+stage_tsan() { native tsan; }
+stage_wheel() {
+  tools/build_wheel.sh && tools/install_wheel.sh && build/venv/bin/python tools/check_symbols.py build/wheel
+}
+stage_consumer() {
+  rm -rf build/install build/consumer
+  configure_build release && cmake --install build/release --component devel --prefix build/install >/dev/null &&
+    cmake -S cmake/install_test -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/install" >/dev/null &&
+    cmake --build build/consumer && build/consumer/consumer
+}
+stage_pytest() { build/venv/bin/python -m pytest -q; }
+
+run() {  # <stage>
+  local log=$logs/$1.log start=$SECONDS code line
+  printf '\n=== %s\n' "$1"
+  "stage_$1" 2>&1 | tee "$log"
+  code=${PIPESTATUS[0]}
+  # What the runner itself says at its end: ctest, pytest, ruff, mypy, the consumer.
+  line=$(grep -aE 'tests? passed|tests failed|(passed|failed|error).* in [0-9.]+s|All checks passed|Success: |Found [0-9]+ error|^consumer:|^symbols:' "$log" |
+    sed 's/^=* *//; s/ *=*$//' | paste -sd'|' | sed 's/|/; /g')
+  summaries+=("$(printf '%-9s %4ds  %s' "$1" $((SECONDS - start)) "${line:-exit code $code}")")
+  if [ "$code" -ne 0 ]; then
+    printf '\n=== summary\n'; printf '%s\n' "${summaries[@]}"
+    printf 'FAILED at stage "%s" with exit code %d; its output is in %s\n' "$1" "$code" "$log"
+    exit "$code"
+  fi
+}
+
+if [ $# -eq 0 ]; then set -- lint release asan tsan wheel consumer pytest; fi
+for stage in "$@"; do
+  declare -F "stage_$stage" >/dev/null || { echo "no stage \"$stage\"" >&2; exit 2; }
+done
+for stage in "$@"; do run "$stage"; done
+printf '\n=== summary\n'; printf '%s\n' "${summaries[@]}"
+echo "all stages passed"
