@@ -45,14 +45,15 @@ struct ChannelCallbacks {
 
 /// One connection. Pending operations keep it alive until on_closed, after which the callbacks are
 /// destroyed, so they may own the channel; dropping every pointer does not close it. TCP_NODELAY
-/// and keepalive are set. Threads: Send, Close, Abort and queued_bytes from any thread; they never
-/// block.
+/// and keepalive are set.
+/// Threads: Send, Close, Abort and queued_bytes from any thread; they never block.
 class Channel {
  public:
   /// Starts to connect to `host` (a name or numeric address) and to prove the secret; Send may be
   /// called at once, messages wait for the handshake. Every failure is told through on_closed.
-  /// `deadline` bounds connecting and handshake, retries while the connection is refused included
-  /// when `retry_refused` (a coordinator that is just being started).
+  /// `deadline` bounds connecting and handshake. With `retry_refused` a connection that is refused,
+  /// or closed before the peer has proved anything, is tried again until then (a coordinator that
+  /// is just being started, or crowded by strangers).
   static std::shared_ptr<Channel> Connect(Loop& loop, const std::string& host, std::uint16_t port,
                                           ChannelOptions options, ChannelCallbacks callbacks,
                                           Deadline deadline, bool retry_refused = false);

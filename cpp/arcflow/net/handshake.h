@@ -32,22 +32,24 @@ class Handshake {
   /// bytes.
   static Result<Handshake> Server(std::string secret);
   static Result<Handshake> Client(std::string secret);
-  Handshake(Handshake&&) = default;
-  Handshake& operator=(Handshake&&) = default;
+  Handshake(Handshake&& o) noexcept;
+  Handshake& operator=(Handshake&& o) noexcept;
   ~Handshake();  // wipes the secret
 
   /// Bytes to send to the peer now; empty when it is the peer's turn. Sending them is the caller's
   /// job, in order.
   std::string TakeOutput();
-  /// Takes bytes of the peer and returns how many it used: never more than wanted(), so frames that
-  /// follow stay untouched. Unauthenticated as soon as the peer is known to be wrong; the handshake
-  /// then stays failed and has nothing to send.
+  /// Takes bytes of the peer and returns how many it used: none past the end of the handshake, so
+  /// frames that follow stay untouched. Unauthenticated as soon as the peer is known to be wrong;
+  /// the handshake then stays failed and has nothing to send.
   Result<std::size_t> Feed(std::span<const std::byte> bytes);
   /// Bytes of the peer still needed in this step; 0 when done or failed.
   std::size_t wanted() const;
   /// Both proofs were right (client), or the client's was (server; its own is then in
   /// TakeOutput()).
   bool done() const { return state_ == State::kDone; }
+  /// Client: the server has been told who we are (TakeOutput included) and is to answer.
+  bool proof_sent() const { return state_ == State::kServerProof; }
 
  private:
   enum class State { kServerHello, kClientProof, kServerProof, kDone, kFailed };
@@ -57,13 +59,14 @@ class Handshake {
   Handshake(bool server, std::string secret) : server_(server), secret_(std::move(secret)) {}
   static Result<Handshake> Make(bool server, std::string secret);
   Status Step();  // input_ is complete
-  Status OnServerHello();
-  Status OnClientProof();
-  Status OnServerProof();
+  Status CheckMagic();
+  Status OnServerHello(const std::string& input);
+  Status OnClientProof(const std::string& input);
+  Status OnServerProof(const std::string& input);
   Result<Proof> MakeProof(std::string_view label) const;
   Status Fail(const char* why);
 
-  bool server_;
+  bool server_ = false;
   std::string secret_;
   State state_ = State::kServerHello;
   Nonce server_nonce_{};

@@ -46,7 +46,7 @@ class Loop {
   void Join();
   bool in_loop_thread() const;
 
-  /// Runs `task` on the loop thread, after everything posted before it.
+  /// Runs `task` on the loop thread, after everything posted before it; dropped once the loop ends.
   void Post(std::function<void()> task);
 
   using TimerId = std::uint64_t;  // never 0
@@ -59,12 +59,13 @@ class Loop {
   void CancelTimer(TimerId id);
 
   using WatchId = std::uint64_t;  // never 0
-  /// Calls `ready` whenever `fd` (a pipe, socket, pidfd, eventfd, …; not owned, must stay open
-  /// while watched) is readable or closed by its peer, until it returns false. Level-triggered:
-  /// what is not read is reported again. The callback gets Unavailable-like errors by reading; a
-  /// descriptor that epoll refuses gives InvalidArgument here.
+  /// Calls `ready` whenever `fd` (a pipe, socket, pidfd, eventfd, …; not owned) is readable or
+  /// closed by its peer, until it returns false. Level-triggered: what is not read is reported
+  /// again. The loop watches a duplicate: a closed descriptor's peer sees the end once the watch is
+  /// over too. The open file becomes non-blocking. InvalidArgument for what epoll refuses (a plain
+  /// file).
   Result<WatchId> WatchReadable(int fd, std::function<bool()> ready);
-  /// As CancelTimer. After it (on the loop thread) the descriptor may be closed.
+  /// As CancelTimer.
   void Unwatch(WatchId id);
 
   asio::io_context& context();

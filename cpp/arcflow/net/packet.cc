@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packets over Unix SEQPACKET sockets: sendmsg and recvmsg that never block past a deadline nor leak a descriptor.
+// Packets over Unix SEQPACKET sockets: sendmsg and recvmsg that never block past a deadline nor
+// leak a descriptor.
 #include "arcflow/net/packet.h"
 
 #include <poll.h>
@@ -31,7 +32,8 @@ Status WaitFor(int socket, short events, int cancel_fd, const Deadline& deadline
   }
 }
 
-/// Takes ownership of every descriptor in the control data, so that none leaks whatever the packet looks like.
+/// Takes ownership of every descriptor in the control data, so that none leaks whatever the packet
+/// looks like.
 std::vector<Fd> TakeFds(msghdr* message) {
   std::vector<Fd> fds;
   for (cmsghdr* c = CMSG_FIRSTHDR(message); c != nullptr; c = CMSG_NXTHDR(message, c)) {
@@ -78,7 +80,8 @@ Result<std::optional<Packet>> TryReceive(int socket, bool* again) {
   packet.fds = TakeFds(&message);
   if ((message.msg_flags & MSG_TRUNC) != 0) return InvalidArgument("packet is over the size bound");
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    return InvalidArgument("packet has more descriptors than the bound, or this process has none left");
+    return InvalidArgument(
+        "packet has more descriptors than the bound, or this process has none left");
   }
   // A packet is never empty, so zero bytes mean that the peer has closed its end.
   if (n == 0) return std::optional<Packet>();
@@ -101,8 +104,8 @@ Status SendPacket(int socket, const nlohmann::json& message, const std::vector<i
   // Text that is not UTF-8 (a user's log line, say) must not stop a packet.
   const std::string body = message.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (body.size() > kMaxPacketBytes) {
-    return InvalidArgument("packet of " + std::to_string(body.size()) + " bytes is over the bound of " +
-                           std::to_string(kMaxPacketBytes));
+    return InvalidArgument("packet of " + std::to_string(body.size()) +
+                           " bytes is over the bound of " + std::to_string(kMaxPacketBytes));
   }
   if (fds.size() > kMaxPacketFds) return InvalidArgument("too many descriptors for one packet");
   FdControl control;

@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: Apache-2.0
+// Channel: connecting, handshake, then frames both ways; every step runs on the loop thread.
+#include "arcflow/net/channel.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <asio/ip/tcp.hpp>
+#include <asio/steady_timer.hpp>
+#include <atomic>
+#include <cerrno>
+#include <deque>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "arcflow/net/handshake.h"
+#include "arcflow/net/loop_port.h"
+
+namespace arcflow::net {
+namespace {
+
+using asio::ip::tcp;
+using std::chrono::nanoseconds;
+
+constexpr std::size_t kReadBytes = 64 * 1024;
+constexpr auto kRetryPause = std::chrono::milliseconds(100);
+constexpr int kMaxRefusals = 3;
+constexpr int kKeepIdleSeconds = 15;
+constexpr int kKeepIntervalSeconds = 5;
+constexpr int kKeepProbes = 3;
+constexpr int kUserTimeoutMs = 30'000;  // unacknowledged bytes: the peer's host is gone
+
+std::string NameOf(const tcp::endpoint& endpoint) {
+  const auto address = endpoint.address();
+  const std::string port = std::to_string(endpoint.port());
+  return address.is_v6() ? "[" + address.to_string() + "]:" + port
+                         : address.to_string() + ":" + port;
+}
+
+// Failures are ignored: the options help, but a connection works without them.
+void SetTcpOptions(int socket) {
+  const auto set = [socket](int level, int name, int value) {
+    ::setsockopt(socket, level, name, &value, sizeof(value));
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepIntervalSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepProbes);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUserTimeoutMs);
+}
+
+class ChannelImpl final : public Channel,
+                          public LoopService,
+                          public std::enable_shared_from_this<ChannelImpl> {
+ public:
+  ChannelImpl(Loop& loop, ChannelOptions options)
+      : port_(loop.context()),
+        loop_(loop),
+        context_(loop.context()),
+        options_(std::move(options)),
+        decoder_(options_.max_frame_bytes),
+        timer_(std::in_place, context_),
+        retry_timer_(std::in_place, context_) {}
+
+  void StartClient(std::string host, std::uint16_t port, ChannelCallbacks callbacks,
+                   Deadline deadline, bool retry_refused);
+  void StartServer(Fd socket, Accepted accepted, std::function<void(const Status&)> refused);
+
+  Status Send(const nlohmann::json& message) override;
+  void Close() override;
+  void Abort(Status why) override;
+  std::string peer() const override { return peer_; }
+  std::string local_host() const override { return local_host_; }
+  std::size_t queued_bytes() const override;
+  void OnLoopEnd() override { Finish(Cancelled("the event loop has ended")); }
+
+ private:
+  enum class State { kConnecting, kHandshake, kOpen, kDraining, kClosed };
+
+  void Resolve();
+  void OnResolved(const std::error_code& error, const tcp::resolver::results_type& results);
+  void ConnectNext();
+  void OnConnect(const std::error_code& error);
+  void DropSocket();
+  bool IsCurrent(unsigned attempt) const { return socket_ && attempt == attempt_; }
+  void RetryOrFinish(const Status& why);
+  std::error_code OpenSocket(const tcp::endpoint& endpoint);
+  void BeginHandshake(Result<Handshake> handshake);
+  void Read();
+  void OnRead(const std::error_code& error, std::size_t bytes);
+  void OnHandshakeBytes(std::span<const std::byte> bytes);
+  void OnHandshakeDone();
+  void OnFrameBytes(std::span<const std::byte> bytes);
+  void OnEndOfStream(const std::error_code& error);
+  void Flush();
+  void OnWritten(const std::error_code& error, std::size_t bytes);
+  void Drain();
+  void Arm(Deadline deadline, const char* what);
+  void Finish(Status why);
+  std::string target() const { return host_ + ":" + std::to_string(port_number_); }
+
+  LoopPort port_;
+  Loop& loop_;  // this and the next only before Finish()
+  asio::io_context& context_;
+  const ChannelOptions options_;
+
+  mutable std::mutex mutex_;  // guards the next three
+  std::deque<std::string> outbox_;
+  std::size_t queued_bytes_ = 0;  // outbox_ and what is left of writing_
+  bool sendable_ = true;
+  std::atomic<bool> closing_{false};  // Close() or Abort() was called: deliver nothing more
+
+  // Loop thread only from here.
+  State state_ = State::kConnecting;
+  bool server_ = false;
+  bool retry_refused_ = false;
+  std::string host_;
+  std::uint16_t port_number_ = 0;
+  Deadline deadline_ = Deadline::Infinite();
+  ChannelCallbacks callbacks_;
+  Accepted accepted_;
+  std::function<void(const Status&)> refused_;
+  std::vector<tcp::endpoint> endpoints_;
+  std::size_t next_endpoint_ = 0;
+  unsigned attempt_ = 0;
+  int refusals_ = 0;  // the peer hung up on our proof
+  Status last_failure_;
+  std::string peer_;
+  std::string local_host_;
+  std::optional<tcp::socket> socket_;
+  std::optional<tcp::resolver> resolver_;
+  std::optional<Handshake> handshake_;
+  FrameDecoder decoder_;
+  std::optional<asio::steady_timer> timer_;
+  std::optional<asio::steady_timer> retry_timer_;
+  std::vector<std::byte> read_buffer_;
+  std::string handshake_output_;  // goes out before any frame
+  std::string writing_;
+  std::size_t written_ = 0;
+  bool write_pending_ = false;
+  bool writing_counts_ = false;  // writing_ is a frame, not handshake bytes
+  bool drain_requested_ = false;
+  bool shut_down_ = false;
+};
+
+void ChannelImpl::StartClient(std::string host, std::uint16_t port, ChannelCallbacks callbacks,
+                              Deadline deadline, bool retry_refused) {
+  host_ = std::move(host);
+  port_number_ = port;
+  callbacks_ = std::move(callbacks);
+  deadline_ = deadline;
+  retry_refused_ = retry_refused;
+  port_.Post([self = shared_from_this()] {
+    self->loop_.Register(self);  // finishes the channel when the loop is ending
+    if (self->state_ == State::kClosed) return;
+    self->Arm(self->deadline_, "connecting to ");
+    self->Resolve();
+  });
+}
+
+void ChannelImpl::StartServer(Fd socket, Accepted accepted,
+                              std::function<void(const Status&)> refused) {
+  server_ = true;
+  accepted_ = std::move(accepted);
+  refused_ = std::move(refused);
+  auto handle = std::make_shared<Fd>(std::move(socket));  // std::function wants copies
+  port_.Post([self = shared_from_this(), handle] {
+    self->loop_.Register(self);
+    if (self->state_ == State::kClosed) return;
+    sockaddr_storage local{};
+    socklen_t length = sizeof(local);
+    if (::getsockname(handle->get(), reinterpret_cast<sockaddr*>(&local), &length) != 0) {
+      self->Finish(Status::FromErrno(errno, "accepted socket"));
+      return;
+    }
+    std::error_code error;
+    self->socket_.emplace(self->context_);
+    self->socket_->assign(local.ss_family == AF_INET6 ? tcp::v6() : tcp::v4(), handle->get(),
+                          error);
+    if (error) {
+      self->Finish(Status::FromErrno(error.value(), "accepted socket"));
+      return;
+    }
+    handle->release();
+    self->BeginHandshake(Handshake::Server(self->options_.secret));
+  });
+}
+
+void ChannelImpl::Arm(Deadline deadline, const char* what) {
+  timer_->expires_at(deadline.at());  // cancels what was armed
+  if (deadline.infinite()) return;
+  timer_->async_wait([self = shared_from_this(), what](const std::error_code& error) {
+    // Armed anew while this completion was queued: the new expiry lies ahead.
+    if (error || self->state_ == State::kClosed) return;
+    if (self->timer_->expiry() > Deadline::Clock::now()) return;
+    if (self->drain_requested_) {
+      self->Finish(Status::Ok());
+    } else {
+      const std::string who = self->peer_.empty() ? self->target() : self->peer_;
+      const std::string last =
+          self->last_failure_.ok() ? "" : "; last " + self->last_failure_.ToString();
+      self->Finish(DeadlineExceeded(what + who + " took too long" + last));
+    }
+  });
+}
+
+void ChannelImpl::Resolve() {
+  std::error_code error;
+  const auto address = asio::ip::make_address(host_, error);
+  if (!error) {
+    endpoints_.emplace_back(address, port_number_);
+    ConnectNext();
+    return;
+  }
+  resolver_.emplace(context_);
+  // Weak: a name server that does not answer must not keep the channel.
+  resolver_->async_resolve(
+      host_, std::to_string(port_number_),
+      [weak = weak_from_this()](const std::error_code& failure, const auto& results) {
+        if (auto self = weak.lock()) self->OnResolved(failure, results);
+      });
+}
+
+void ChannelImpl::OnResolved(const std::error_code& error,
+                             const tcp::resolver::results_type& results) {
+  if (state_ == State::kClosed) return;
+  if (error) {
+    Finish(NotFound("host " + host_ + " does not resolve: " + error.message()));
+    return;
+  }
+  for (const auto& entry : results) endpoints_.push_back(entry.endpoint());
+  ConnectNext();
+}
+
+// Made here, not by asio, so that no child process inherits it.
+std::error_code ChannelImpl::OpenSocket(const tcp::endpoint& endpoint) {
+  Fd fd(::socket(endpoint.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  std::error_code error;
+  if (!fd.valid()) return std::error_code(errno, std::system_category());
+  socket_.emplace(context_);
+  socket_->assign(endpoint.protocol(), fd.get(), error);
+  if (!error) fd.release();
+  return error;
+}
+
+void ChannelImpl::ConnectNext() {
+  const tcp::endpoint endpoint = endpoints_[next_endpoint_++];
+  if (const std::error_code error = OpenSocket(endpoint)) {
+    OnConnect(error);
+    return;
+  }
+  socket_->async_connect(
+      endpoint, [self = shared_from_this(), attempt = attempt_](const std::error_code& failure) {
+        if (self->IsCurrent(attempt)) self->OnConnect(failure);
+      });
+}
+
+void ChannelImpl::OnConnect(const std::error_code& error) {
+  std::error_code failure = error;
+  tcp::endpoint local;
+  tcp::endpoint remote;
+  if (!failure) local = socket_->local_endpoint(failure);
+  if (!failure) remote = socket_->remote_endpoint(failure);
+  // A port of the ephemeral range that nobody listens on can connect to itself.
+  if (!failure && local == remote) failure = std::error_code(ECONNREFUSED, std::system_category());
+  if (!failure) {
+    BeginHandshake(Handshake::Client(options_.secret));
+    return;
+  }
+  DropSocket();
+  if (next_endpoint_ < endpoints_.size()) {
+    ConnectNext();
+    return;
+  }
+  RetryOrFinish(Status::FromErrno(failure.value(), "connect to " + target()));
+}
+
+// Completions of the socket's operations that are on their way belong to an attempt that is over.
+void ChannelImpl::DropSocket() {
+  ++attempt_;
+  socket_.reset();
+  writing_.clear();
+  written_ = 0;
+  write_pending_ = false;
+  handshake_output_.clear();
+}
+
+void ChannelImpl::RetryOrFinish(const Status& why) {
+  if (server_ || !retry_refused_ || why.code() != Code::kUnavailable) {
+    Finish(why);
+    return;
+  }
+  DropSocket();
+  state_ = State::kConnecting;
+  handshake_.reset();
+  peer_.clear();
+  last_failure_ = why;
+  next_endpoint_ = 0;
+  Arm(deadline_, "connecting to ");
+  retry_timer_->expires_after(kRetryPause);
+  retry_timer_->async_wait([self = shared_from_this()](const std::error_code& error) {
+    if (!error && self->state_ == State::kConnecting) self->ConnectNext();
+  });
+}
+
+void ChannelImpl::BeginHandshake(Result<Handshake> handshake) {
+  std::error_code error;
+  const tcp::endpoint local = socket_->local_endpoint(error);
+  if (!error) local_host_ = local.address().to_string();
+  const tcp::endpoint remote = socket_->remote_endpoint(error);
+  if (error) {  // reset by the peer already
+    RetryOrFinish(Unavailable("the peer went away at once: " + error.message()));
+    return;
+  }
+  peer_ = NameOf(remote);
+  if (!handshake.ok()) {
+    Finish(handshake.status());
+    return;
+  }
+  SetTcpOptions(socket_->native_handle());
+  state_ = State::kHandshake;
+  handshake_.emplace(std::move(*handshake));
+  const Deadline own = Deadline::After(options_.handshake_timeout);
+  Arm(own.at() < deadline_.at() ? own : deadline_, "handshake with ");
+  handshake_output_ = handshake_->TakeOutput();
+  read_buffer_.resize(handshake_->wanted());
+  Flush();
+  Read();
+}
+
+void ChannelImpl::Read() {
+  socket_->async_read_some(asio::buffer(read_buffer_.data(), read_buffer_.size()),
+                           [self = shared_from_this(), attempt = attempt_](
+                               const std::error_code& error, std::size_t bytes) {
+                             if (self->IsCurrent(attempt)) self->OnRead(error, bytes);
+                           });
+}
+
+void ChannelImpl::OnRead(const std::error_code& error, std::size_t bytes) {
+  if (error) {
+    OnEndOfStream(error);
+    return;
+  }
+  const std::span<const std::byte> got(read_buffer_.data(), bytes);
+  // While draining, what still comes is read and dropped: a close with unread bytes would make the
+  // kernel reset the connection and could destroy what the peer has not read yet.
+  if (state_ == State::kHandshake) {
+    OnHandshakeBytes(got);
+  } else if (state_ == State::kOpen) {
+    OnFrameBytes(got);
+  }
+  if (state_ != State::kClosed && state_ != State::kConnecting) Read();
+}
+
+void ChannelImpl::OnEndOfStream(const std::error_code& error) {
+  if (state_ == State::kDraining) {
+    Finish(Status::Ok());
+    return;
+  }
+  const std::string who = peer_;
+  const std::string how =
+      error == asio::error::eof ? " closed the connection" : ": " + error.message();
+  if (state_ == State::kHandshake) {
+    // Once it has our proof a server hangs up because the proof is wrong, or because strangers
+    // crowd it.
+    if (!server_ && handshake_->proof_sent() && (!retry_refused_ || ++refusals_ >= kMaxRefusals)) {
+      Finish(Unauthenticated(who + how + " when it had our proof: is it of another run?"));
+    } else {
+      RetryOrFinish(Unavailable(who + how + " during the handshake"));
+    }
+    return;
+  }
+  Finish(Unavailable(who + how + (decoder_.at_boundary() ? "" : " in the middle of a message")));
+}
+
+void ChannelImpl::OnHandshakeBytes(std::span<const std::byte> bytes) {
+  const auto used = handshake_->Feed(bytes);
+  if (!used.ok()) {
+    Finish(used.status().WithContext(peer_));
+    return;
+  }
+  handshake_output_.append(handshake_->TakeOutput());
+  Flush();
+  if (handshake_->done()) {
+    OnHandshakeDone();
+  } else {
+    read_buffer_.resize(handshake_->wanted());  // never reads into the first frame
+  }
+}
+
+void ChannelImpl::OnHandshakeDone() {
+  Arm(drain_requested_ ? Deadline::After(options_.linger) : Deadline::Infinite(), "");
+  handshake_.reset();
+  state_ = State::kOpen;
+  read_buffer_.resize(kReadBytes);
+  if (server_) {
+    callbacks_ = accepted_(shared_from_this());
+    accepted_ = nullptr;
+    refused_ = nullptr;
+  } else if (callbacks_.on_ready && !closing_) {
+    callbacks_.on_ready();
+  }
+  if (drain_requested_) {
+    Drain();
+  } else {
+    Flush();
+  }
+}
+
+void ChannelImpl::OnFrameBytes(std::span<const std::byte> bytes) {
+  decoder_.Feed(bytes);
+  while (!closing_) {
+    auto body = decoder_.Next();
+    if (!body.ok()) {
+      Finish(body.status().WithContext(peer_));
+      return;
+    }
+    if (!body->has_value()) return;
+    nlohmann::json message;
+    if (Status parsed = ParseFrame(**body, &message); !parsed.ok()) {
+      Finish(parsed.WithContext(peer_));
+      return;
+    }
+    if (callbacks_.on_message) callbacks_.on_message(message);
+  }
+}
+
+Status ChannelImpl::Send(const nlohmann::json& message) {
+  ARC_ASSIGN(std::string frame, EncodeFrame(message, options_.max_frame_bytes));
+  {
+    std::lock_guard lock(mutex_);
+    if (!sendable_) return Unavailable("the channel is closed");
+    if (queued_bytes_ + frame.size() > options_.max_queued_bytes) {
+      return ResourceExhausted("the peer reads too slowly: " + std::to_string(queued_bytes_) +
+                               " bytes are queued");
+    }
+    queued_bytes_ += frame.size();
+    outbox_.push_back(std::move(frame));
+    if (outbox_.size() > 1) return Status::Ok();  // whoever queued the first has posted already
+  }
+  port_.Post([self = shared_from_this()] { self->Flush(); });
+  return Status::Ok();
+}
+
+std::size_t ChannelImpl::queued_bytes() const {
+  std::lock_guard lock(mutex_);
+  return queued_bytes_;
+}
+
+void ChannelImpl::Flush() {
+  if (write_pending_ || !socket_ || state_ == State::kConnecting) return;
+  if (written_ == writing_.size()) {
+    writing_.clear();
+    written_ = 0;
+    if (!handshake_output_.empty()) {
+      writing_.swap(handshake_output_);
+      writing_counts_ = false;
+    } else if (state_ != State::kHandshake) {
+      std::lock_guard lock(mutex_);
+      if (outbox_.empty()) return;
+      writing_ = std::move(outbox_.front());
+      outbox_.pop_front();
+      writing_counts_ = true;
+    }
+    if (writing_.empty()) return;
+  }
+  write_pending_ = true;
+  socket_->async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
+                            [self = shared_from_this(), attempt = attempt_](
+                                const std::error_code& error, std::size_t bytes) {
+                              if (self->IsCurrent(attempt)) self->OnWritten(error, bytes);
+                            });
+}
+
+void ChannelImpl::OnWritten(const std::error_code& error, std::size_t bytes) {
+  write_pending_ = false;
+  if (error) {
+    // The read side may hold the peer's last words; it reports the end after them.
+    if (state_ != State::kDraining) return;
+    Finish(Status::Ok());
+    return;
+  }
+  written_ += bytes;
+  if (writing_counts_) {
+    std::lock_guard lock(mutex_);
+    queued_bytes_ -= bytes;
+  }
+  Flush();
+  if (state_ == State::kDraining && !write_pending_) Drain();
+}
+
+void ChannelImpl::Close() {
+  {
+    std::lock_guard lock(mutex_);
+    sendable_ = false;
+  }
+  if (closing_.exchange(true)) return;
+  port_.Post([self = shared_from_this()] {
+    if (self->state_ == State::kClosed) return;
+    self->drain_requested_ = true;
+    if (self->state_ == State::kOpen) {
+      self->Arm(Deadline::After(self->options_.linger), "");
+      self->Drain();
+    } else if (self->queued_bytes() == 0) {
+      self->Finish(Status::Ok());
+    } else {
+      self->Arm(Deadline::After(self->options_.linger), "");  // the handshake first
+    }
+  });
+}
+
+void ChannelImpl::Drain() {
+  state_ = State::kDraining;
+  Flush();
+  if (write_pending_ || shut_down_) return;
+  shut_down_ = true;
+  std::error_code error;
+  socket_->shutdown(tcp::socket::shutdown_send, error);
+  if (error) Finish(Status::Ok());  // else the peer's end of stream finishes, or the timer
+}
+
+void ChannelImpl::Abort(Status why) {
+  {
+    std::lock_guard lock(mutex_);
+    sendable_ = false;
+  }
+  closing_ = true;
+  port_.Post([self = shared_from_this(), why = std::move(why)] { self->Finish(why); });
+}
+
+void ChannelImpl::Finish(Status why) {
+  if (state_ == State::kClosed) return;
+  state_ = State::kClosed;
+  closing_ = true;
+  port_.Detach();
+  {
+    std::lock_guard lock(mutex_);
+    sendable_ = false;
+    outbox_.clear();
+    queued_bytes_ = 0;
+  }
+  socket_.reset();
+  resolver_.reset();
+  timer_.reset();
+  retry_timer_.reset();
+  handshake_.reset();
+  // Dropped when this returns, so callbacks may own the channel; pending operations own it until
+  // they have completed.
+  const auto callbacks = std::exchange(callbacks_, {});
+  const auto accepted = std::exchange(accepted_, nullptr);
+  const auto refused = std::exchange(refused_, nullptr);
+  if (refused) refused(why);
+  if (callbacks.on_closed) callbacks.on_closed(why);
+}
+
+}  // namespace
+
+std::shared_ptr<Channel> Channel::Connect(Loop& loop, const std::string& host, std::uint16_t port,
+                                          ChannelOptions options, ChannelCallbacks callbacks,
+                                          Deadline deadline, bool retry_refused) {
+  auto channel = std::make_shared<ChannelImpl>(loop, std::move(options));
+  channel->StartClient(host, port, std::move(callbacks), deadline, retry_refused);
+  return channel;
+}
+
+std::shared_ptr<Channel> Channel::Accept(Loop& loop, Fd socket, ChannelOptions options,
+                                         Accepted accepted,
+                                         std::function<void(const Status&)> refused) {
+  auto channel = std::make_shared<ChannelImpl>(loop, std::move(options));
+  channel->StartServer(std::move(socket), std::move(accepted), std::move(refused));
+  return channel;
+}
+
+}  // namespace arcflow::net
