@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two places where Keras asks a strategy, and what we answer there for a ClusterStrategy.
+
+Keras looks both names up at every call, so replacing them in its modules reaches every model. For
+any other strategy the replacements call what was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from .. import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_installed = False
+
+
+class ClusterLike(Protocol):
+    """What the seams call; `ClusterStrategy` is the only one that has it."""
+
+    def arc_begin_fit(self, model: Any, callbacks: Any) -> None: ...
+    def arc_step_outputs(self, outputs: Any, reduction: str, stock: Callable[..., Any]) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that Keras hands to ``strategy.run``."""
+
+    kind: str  # "train" or "test"
+    model: Any
+
+
+def install() -> None:
+    """Put our answers into Keras's modules, once.
+
+    Raises
+    ------
+    UnimplementedError
+        This Keras does not have the places; the message names its version.
+    """
+    global _installed
+    if _installed:
+        return
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise errors.FailedPreconditionError(
+            f"Keras uses the backend {keras.backend.backend()!r}; a node needs "
+            "KERAS_BACKEND=tensorflow, set before keras is imported"
+        )
+    try:
+        from keras.src.backend.tensorflow import trainer
+        from keras.src.callbacks.callback_list import CallbackList
+
+        stock_reduce = trainer.reduce_per_replica
+        stock_init = CallbackList.__init__
+        fitting = {"values", "strategy", "reduction"} <= set(inspect.signature(stock_reduce).parameters)
+    except (ImportError, AttributeError):
+        fitting = False
+    if not fitting:
+        raise errors.UnimplementedError(
+            f"ClusterStrategy does not know Keras {keras.__version__}; it was made for Keras 3.15"
+        )
+
+    @functools.wraps(stock_reduce)
+    def reduce_per_replica(values: Any, strategy: Any, reduction: str) -> Any:
+        if hasattr(strategy, "arc_step_outputs"):
+            return cast("ClusterLike", strategy).arc_step_outputs(values, reduction, stock_reduce)
+        return stock_reduce(values, strategy, reduction)
+
+    @functools.wraps(stock_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock_init(self, *args, **kwargs)
+        model = kwargs.get("model")
+        strategy = getattr(model, "distribute_strategy", None)
+        if kwargs.get("add_history") and hasattr(strategy, "arc_begin_fit"):  # only `fit` keeps history
+            cast("ClusterLike", strategy).arc_begin_fit(model, self.callbacks)
+
+    trainer.reduce_per_replica = reduce_per_replica
+    CallbackList.__init__ = init
+    _installed = True
+
+
+def describe_step(fn: Any) -> Step | None:
+    """What `fn` is when it is a model's ``train_step`` or ``test_step``, else None."""
+    import keras
+
+    kind = {"train_step": "train", "test_step": "test"}.get(getattr(fn, "__name__", ""))
+    model = getattr(fn, "__self__", None)
+    return Step(kind, model) if kind and isinstance(model, keras.Model) else None
+
+
+def has_own_step(model: Any) -> bool:
+    """Whether the model's class defines its own training step; its logs may be anything."""
+    import keras
+
+    return type(model).train_step is not keras.Model.train_step
+
+
+def reads_step_logs(callback: Any) -> bool:
+    """Whether a callback may act on the logs of single steps, so that they must be equal on all ranks.
+
+    A callback says that it does not by an attribute ``arcflow_local_logs = True``.
+    """
+    import keras
+
+    if getattr(callback, "arcflow_local_logs", False):
+        return False
+    hooks = (callback.on_train_batch_end, callback.on_batch_end)
+    if all(keras.src.utils.is_default(hook) for hook in hooks):
+        return False
+    if not type(callback).__module__.startswith("keras."):
+        return True
+    stock = keras.callbacks
+    if isinstance(callback, stock.ModelCheckpoint):
+        return callback.save_freq != "epoch" and callback.save_best_only
+    return isinstance(callback, stock.TerminateOnNaN | stock.LambdaCallback)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ClusterStrategy: synchronous training over several nodes, under Keras 3 and in custom loops."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from .. import errors
+from . import _keras, _padding
+from ._per_node import remainder_of
+
+
+@dataclasses.dataclass
+class _LastInput:
+    """The dataset that was distributed last: Keras does that right before it makes its callbacks."""
+
+    remainder: str | None  # None: not a per-node dataset
+
+
+class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """A ``MultiWorkerMirroredStrategy`` that Keras 3 works under, at the speed of a custom loop.
+
+    Use it as any strategy: make model and optimizer inside ``scope()``; then `fit`, `evaluate`,
+    `predict`, callbacks and metrics, or a loop around ``run``. Create it before anything else is
+    asked of TensorFlow in the process. What differs from the base class, and why, is told in
+    ``docs/design/strategy.md``; in short:
+
+    - A per-node dataset (`Context.dataset`, `arcflow.tf.per_node`) is handed to this node as it
+      is, ``batch_size`` rows at a step. Other datasets and arrays are sharded as TensorFlow does.
+    - Logs that Keras shows after a step are this node's. Logs at the end of an epoch and results
+      of `evaluate` are those of all nodes, equal on every rank. When a callback of yours reads
+      logs after a step, or ``train_step`` is your own, they are reduced at every step.
+    - `predict` on a per-node dataset gives this node's rows; on anything else all nodes' rows.
+    - Rows of weight zero (padding) count neither in losses nor in metrics.
+
+    Every rank has to make the same calls of `fit` and `evaluate`.
+
+    Parameters
+    ----------
+    cluster_resolver
+        Where the nodes are; ``TF_CONFIG`` by default.
+    communication_options
+        ``tf.distribute.experimental.CommunicationOptions``.
+    """
+
+    def __init__(self, *, cluster_resolver: Any = None, communication_options: Any = None) -> None:
+        _keras.install()
+        super().__init__(
+            cluster_resolver=cluster_resolver, communication_options=communication_options
+        )
+        self._arc_last_input: _LastInput | None = None
+        self._arc_run_is_local = False  # arguments of the last `run` were this node's own tensors
+        self._arc_run_step: _keras.Step | None = None
+        self._arc_reduce_step_logs = False
+
+    # ---- What tf.distribute calls -------------------------------------------------------------
+
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
+        """As in TensorFlow, but a per-node dataset keeps its rows and its batches."""
+        remainder = remainder_of(dataset)
+        self._arc_last_input = _LastInput(remainder)
+        if remainder is None:
+            return super().experimental_distribute_dataset(dataset, options)
+        if len(self.extended.worker_devices) == 1:
+            return dataset
+        return self._split_between_local_devices(dataset, options)
+
+    def run(
+        self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None, options: Any = None
+    ) -> Any:
+        """As in TensorFlow; a Keras step on a per-node dataset leaves padding out of its metrics."""
+        step = _keras.describe_step(fn)
+        leaves = tf.nest.flatten((args, kwargs or {}))
+        local = not any(isinstance(v, tf.distribute.DistributedValues) for v in leaves)
+        self._arc_run_is_local, self._arc_run_step = local, step
+        if step is not None and local:
+            fn = _padding.without_padding(fn, step.model)
+        return super().run(fn, args=args, kwargs=kwargs, options=options)
+
+    def reduce(self, reduce_op: Any, value: Any, axis: int | None) -> Any:
+        """As in TensorFlow. A nest (Keras asks for the shapes of one batch) is answered locally."""
+        if isinstance(value, tuple | list | dict):
+            return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
+        return super().reduce(reduce_op, value, axis)
+
+    def _split_between_local_devices(self, dataset: Any, options: Any) -> Any:
+        """Each local device gets its part of every batch; no rank asks another whether it has data."""
+        parts = len(self.extended.worker_devices)
+        batch = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+        if batch is None or batch % parts != 0:
+            raise errors.InvalidArgumentError(
+                f"this node has {parts} devices, so each batch of a per-node dataset is split into "
+                f"{parts} parts of one size: use a fixed batch_size that is a multiple of {parts} "
+                f"and remainder='pad' or 'drop' (the batch size here is {batch or 'not fixed'})"
+            )
+        split = dataset.rebatch(batch // parts, drop_remainder=True)
+        extended = self.extended
+        saved = extended.experimental_enable_get_next_as_optional
+        extended.experimental_enable_get_next_as_optional = False
+        try:
+            return self.distribute_datasets_from_function(lambda _: split, options)
+        finally:
+            extended.experimental_enable_get_next_as_optional = saved
+
+    # ---- What the Keras seams (_keras.py) call ------------------------------------------------
+
+    def arc_begin_fit(self, model: Any, callbacks: Any) -> None:
+        """`fit` has its data and callbacks and is about to make its training function.
+
+        Raises
+        ------
+        UnimplementedError
+            ``steps_per_execution`` above 1.
+        InvalidArgumentError
+            A per-node dataset whose ranks may make different numbers of steps.
+        """
+        last, self._arc_last_input = self._arc_last_input, None
+        remainder = last.remainder if last is not None else None
+        if model.steps_per_execution > 1:
+            raise errors.UnimplementedError(
+                f"steps_per_execution={model.steps_per_execution} does not work with several nodes: "
+                "Keras puts the step into a tf.function inside a loop, where TensorFlow cannot number "
+                "its collectives. Compile the model with steps_per_execution=1."
+            )
+        if remainder == "partial":
+            raise errors.InvalidArgumentError(
+                "remainder='partial' lets ranks make different numbers of steps, and training would "
+                "wait for ever at the first missing one: use remainder='pad', 'drop' or 'refuse' "
+                "for the data of fit ('partial' is right for predict and validation_data)"
+            )
+        wanted = _keras.has_own_step(model) or any(map(_keras.reads_step_logs, callbacks))
+        reduce_logs = self._any_rank(wanted)
+        if reduce_logs != self._arc_reduce_step_logs:
+            self._arc_reduce_step_logs = reduce_logs
+            model.train_function = None  # traced for the other way; fit makes it anew
+
+    def arc_step_outputs(self, outputs: Any, reduction: str, stock: Callable[..., Any]) -> Any:
+        """What becomes of the outputs of a Keras step (`reduce_per_replica`)."""
+        if reduction == "concat":
+            if not self._arc_run_is_local:
+                return stock(outputs, self, reduction)
+            return tf.nest.map_structure(self._concat_local, outputs)
+        local = tf.nest.map_structure(self._mean_local, outputs)
+        step = self._arc_run_step
+        if step is None or (step.kind == "train" and self._arc_reduce_step_logs):
+            return self._mean_over_nodes(local)
+        return local
+
+    def _concat_local(self, value: Any) -> Any:
+        parts = self.experimental_local_results(value)
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+
+    def _mean_local(self, value: Any) -> Any:
+        parts = self.experimental_local_results(value)
+        return parts[0] if len(parts) == 1 else tf.reduce_mean(parts, axis=0)
+
+    def _mean_over_nodes(self, logs: Any) -> Any:
+        """One collective for all values of `logs`, whatever their number."""
+        flat = [tf.convert_to_tensor(v) for v in tf.nest.flatten(logs)]
+        packed = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in flat], axis=0)
+        mean = super().reduce("MEAN", packed, axis=None)
+        parts = tf.split(mean, [tf.size(v) for v in flat], num=len(flat))
+        back = [
+            tf.cast(tf.reshape(p, tf.shape(v)), v.dtype) for p, v in zip(parts, flat, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(logs, back)
+
+    def _any_rank(self, flag: bool) -> bool:
+        if not self.extended._in_multi_worker_mode():
+            return flag
+        return bool(super().reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
+
+
+def default_strategy() -> tf.distribute.Strategy:
+    """The strategy for this process: the same user code runs on one node and on many.
+
+    Returns
+    -------
+    tf.distribute.Strategy
+        `ClusterStrategy` when ``TF_CONFIG`` names several nodes; a ``MirroredStrategy`` for one
+        node with several accelerators; else TensorFlow's default.
+
+    Examples
+    --------
+    >>> with default_strategy().scope():  # doctest: +SKIP
+    ...     model = make_model()
+    """
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
+    if sum(len(cluster.get(role, ())) for role in ("chief", "worker")) > 1:
+        return ClusterStrategy()
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
