@@ -22,7 +22,7 @@ std::string BarrierBook::Missing() const {
 
 std::optional<BarrierBook::Done> BarrierBook::Arrive(int rank, const std::string& name, Waiter waiter) {
   const bool first = waiters_.empty();
-  const bool again = !waiters_.emplace(rank, std::move(waiter)).second;
+  const bool again = !waiters_.insert_or_assign(rank, std::move(waiter)).second;
   if (first) name_ = name;
   if (!closed_.ok()) return End(closed_);
   if (again) {

@@ -42,6 +42,7 @@ class ChildProcess {
  public:
   /// posix_spawn. Errors: NotFound, PermissionDenied, … with the file's name; the child never runs our code.
   static Result<ChildProcess> Spawn(const SpawnOptions& options);
+  ChildProcess() = default;  // none
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;
   ~ChildProcess();

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// Supervision of one node on the agent's loop.
+#include "arcflow/control/node_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "arcflow/base/log.h"
+#include "arcflow/control/coordinator_internal.h"
+#include "arcflow/control/fields.h"
+#include "arcflow/control/packets.h"
+#include "arcflow/control/text.h"
+
+namespace arcflow::control {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr int kNodeFd = 3;  // the broker's number in the node
+constexpr char kSelf[] = "/proc/self/exe";
+constexpr std::chrono::seconds kClearTimeout{2};
+constexpr std::chrono::seconds kSendTimeout{1};
+constexpr double kStopNow = 0;
+
+/// Spark's own secrets among the variables; no node has a use for them.
+const std::vector<std::string> kDropped = {"PYTHON_WORKER_FACTORY_"};
+
+Result<std::pair<Fd, Fd>> Pipe() {
+  int ends[2] = {-1, -1};
+  if (::pipe2(ends, O_CLOEXEC) != 0) return Status::FromErrno(errno, "pipe");
+  return std::pair<Fd, Fd>(Fd(ends[0]), Fd(ends[1]));
+}
+
+}  // namespace
+
+NodeProcess::NodeProcess(net::Loop& loop, Options options, Callbacks callbacks)
+    : loop_(loop), options_(std::move(options)), callbacks_(std::move(callbacks)), tail_([this] {
+        LogTail::Options log = options_.log;
+        log.on_line = [this](std::string_view line) {
+          if (!from_packet_ && options_.log.on_line) options_.log.on_line(line);
+        };
+        return log;
+      }()) {}
+
+NodeProcess::~NodeProcess() {
+  for (const auto id : watches_) loop_.Unwatch(id);
+  for (const auto id : timers_) loop_.CancelTimer(id);
+}
+
+Result<std::unique_ptr<NodeProcess>> NodeProcess::Start(net::Loop& loop, Options options, Callbacks callbacks) {
+  std::unique_ptr<NodeProcess> node(new NodeProcess(loop, std::move(options), std::move(callbacks)));
+  ARC_TRY(node->Spawn());
+  return node;
+}
+
+Status NodeProcess::Spawn() {
+  ARC_ASSIGN(auto broker, net::PacketPair());
+  ARC_ASSIGN(auto output, Pipe());
+  const Fd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!null.valid()) return Status::FromErrno(errno, "/dev/null");
+  SpawnOptions spawn;
+  spawn.file = kSelf;
+  spawn.argv = {"arcflow-agent", "--exec-node", std::to_string(::getpid()), "--"};
+  spawn.argv.insert(spawn.argv.end(), options_.argv.begin(), options_.argv.end());
+  std::vector<std::pair<std::string, std::string>> set(options_.env.begin(), options_.env.end());
+  set.emplace_back(kNodeFdVariable, std::to_string(kNodeFd));
+  spawn.env = EnvironmentWith(set, kDropped);
+  spawn.cwd = options_.cwd;
+  spawn.fds = {{null.get(), 0}, {output.second.get(), 1}, {output.second.get(), 2}, {broker.second.get(), kNodeFd}};
+  ARC_ASSIGN(child_, ChildProcess::Spawn(spawn));
+  broker_ = std::move(broker.first);
+  output_ = std::move(output.first);
+  const auto watch = [this](int fd, bool (NodeProcess::*ready)()) -> Status {
+    ARC_ASSIGN(const auto id, loop_.WatchReadable(fd, [this, ready] { return (this->*ready)(); }));
+    watches_.push_back(id);
+    return Status::Ok();
+  };
+  ARC_TRY(watch(broker_.get(), &NodeProcess::OnBroker));
+  ARC_TRY(watch(output_.get(), &NodeProcess::OnOutput));
+  ARC_ASSIGN(const auto exit, loop_.WatchReadable(child_.pidfd(), [this] {
+    OnExit();  // may destroy us
+    return false;
+  }));
+  watches_.push_back(exit);
+  return Status::Ok();
+}
+
+bool NodeProcess::OnBroker() {
+  for (;;) {
+    net::Message message;
+    Status error;
+    const Incoming incoming = ReceiveNow(broker_.get(), &message, &error);
+    if (incoming == Incoming::kNothing) return true;
+    if (incoming == Incoming::kClosed) return false;  // a node may close it once it opened what it needs
+    OnOpen(message);
+  }
+}
+
+void NodeProcess::OnOpen(net::Message& message) {
+  std::string what;
+  std::string feed;
+  Fields in(*message.body, "open");
+  in.String("what", &what, kMaxNameBytes, Need::kRequired).String("feed", &feed, kMaxNameBytes, Need::kOptional);
+  if (message.op != "open" || !in.ok() || message.fds.size() != 1) {
+    Log(LogLevel::kWarning, "a node sent a broken open packet");
+    return;
+  }
+  if (what == "reader") {
+    callbacks_.on_reader(feed, std::move(message.fds[0]));
+    return;
+  }
+  if (what != "control" || control_.valid()) {
+    const json answer{{"op", "error"}, {"code", "FAILED_PRECONDITION"},
+                      {"message", "no session \"" + CleanText(what, 64) + "\", or there is one already"}};
+    (void)!net::SendPacket(message.fds[0].get(), answer, {}, Deadline::After(kSendTimeout)).ok();
+    return;
+  }
+  control_ = std::move(message.fds[0]);
+  auto id = loop_.WatchReadable(control_.get(), [this] { return OnControl(); });
+  if (id.ok()) watches_.push_back(*id);
+}
+
+bool NodeProcess::OnControl() {
+  for (;;) {
+    net::Message message;
+    Status error;
+    const Incoming incoming = ReceiveNow(control_.get(), &message, &error);
+    if (incoming == Incoming::kNothing) return true;
+    if (incoming == Incoming::kClosed) return false;  // its exit tells the rest
+    OnControlMessage(message);
+  }
+}
+
+void NodeProcess::OnControlMessage(net::Message& message) {
+  const json& body = *message.body;
+  if (message.op == "hello") {
+    SendConfig();
+    callbacks_.on_hello();
+  } else if (message.op == "log") {
+    std::string text;
+    Fields(body, "log").Text("text", &text, kMaxTextBytes);
+    from_packet_ = true;
+    tail_.Finish();
+    tail_.Feed(text + "\n");
+    from_packet_ = false;
+    callbacks_.on_log(std::move(text));
+  } else if (message.op == "progress") {
+    const auto it = body.find("progress");
+    if (it != body.end() && it->is_object()) callbacks_.on_progress(*it);
+  } else if (message.op == "barrier") {
+    callbacks_.on_barrier(body);
+  } else if (message.op == "result") {
+    OnResult(message);
+  } else if (message.op == "failed") {
+    OnFailed(body);
+  } else {
+    Log(LogLevel::kWarning, "a node sent an unknown packet: " + CleanText(message.op, 64));
+  }
+}
+
+void NodeProcess::SendConfig() {
+  auto config = BytesToMemfd("arcflow-node-config", options_.config_json);
+  Status sent = config.status();
+  if (sent.ok()) {
+    sent = net::SendPacket(control_.get(), json{{"op", "config"}},
+                           {config->get(), options_.payload_fd, options_.counters_fd}, Deadline::After(kSendTimeout));
+  }
+  if (!sent.ok()) Log(LogLevel::kError, "cannot send a node its configuration: " + sent.ToString());
+}
+
+void NodeProcess::OnResult(net::Message& message) {
+  if (message.fds.size() != 1 || result_.valid() || raised_) return;
+  result_ = std::move(message.fds[0]);
+  // Teardown of TensorFlow can hang; the result is here, so that must not cost the run.
+  timers_.push_back(loop_.After(Seconds(options_.exit_timeout_s), [this] {
+    exit_forced_ = true;
+    Stop(kStopNow);
+  }));
+}
+
+void NodeProcess::OnFailed(const json& body) {
+  if (raised_ || result_.valid()) return;
+  Failure failure;
+  failure.cause = cause::kException;
+  Fields in(body, "failed");
+  in.Text("type", &failure.type, kMaxNameBytes)
+      .Text("message", &failure.message, kMaxTextBytes)
+      .Text("traceback", &failure.traceback, kMaxTextBytes)
+      .Bool("peer_loss", &failure.peer_loss, Need::kOptional);
+  tail_.Drain(output_.get());
+  failure.log_tail = tail_.Lines();
+  raised_ = std::move(failure);
+  callbacks_.on_failed(*raised_);
+}
+
+bool NodeProcess::OnOutput() { return tail_.Drain(output_.get()); }
+
+void NodeProcess::Stop(double grace_s) {
+  if (ended_) return;
+  if (grace_s <= 0) return Kill();
+  if (!std::exchange(stopping_, true)) child_.SignalGroup(SIGTERM);
+  timers_.push_back(loop_.After(Seconds(grace_s), [this] { Kill(); }));
+}
+
+void NodeProcess::Kill() {
+  stopping_ = true;
+  if (!ended_) child_.SignalGroup(SIGKILL);
+}
+
+void NodeProcess::AnswerBarrier(const json& answer) {
+  if (!control_.valid() || ended_) return;
+  json packet{{"op", "barrier"}};
+  for (const char* key : {"id", "name", "code", "message"}) {
+    if (const auto it = answer.find(key); it != answer.end()) packet[key] = *it;
+  }
+  Status sent;
+  if (const auto payloads = answer.find("payloads"); payloads != answer.end()) {
+    auto document = DocumentToMemfd("arcflow-barrier", *payloads);
+    sent = document.status();
+    if (sent.ok()) sent = net::SendPacket(control_.get(), packet, {document->get()}, Deadline::After(kSendTimeout));
+  } else {
+    sent = net::SendPacket(control_.get(), packet, {}, Deadline::After(kSendTimeout));
+  }
+  if (!sent.ok()) Log(LogLevel::kWarning, "cannot pass the end of a barrier on: " + sent.ToString());
+}
+
+void NodeProcess::OnExit() {
+  const auto status = child_.TryWait();
+  if (!status || ended_) return;
+  child_.SignalGroup(SIGKILL);  // what the node started and left behind
+  KillDescendants(0, Deadline::After(kClearTimeout));
+  OnBroker();
+  if (control_.valid()) OnControl();  // last words
+  tail_.Drain(output_.get());
+  tail_.Finish();
+  ended_ = true;
+  for (const auto id : std::exchange(watches_, {})) loop_.Unwatch(id);
+  for (const auto id : std::exchange(timers_, {})) loop_.CancelTimer(id);
+  End end;
+  end.killed_after_result = exit_forced_;
+  if (result_.valid() && (status->ok() || exit_forced_)) {
+    end.result = std::move(result_);
+  } else {
+    end.failure = Explain(*status);
+  }
+  const auto on_end = callbacks_.on_end;
+  on_end(std::move(end));
+}
+
+Failure NodeProcess::Explain(const ExitStatus& status) {
+  Failure failure = raised_.value_or(Failure{});
+  failure.log_tail = tail_.Lines();
+  if (raised_) return failure;
+  if (status.signal != 0) {
+    failure.cause = cause::kSignal;
+    failure.signal = SignalName(status.signal);
+    failure.message = "the node was killed by " + failure.signal;
+    if (status.signal == SIGKILL && !stopping_) {
+      failure.message += "; when nobody did that on purpose, the kernel or the cluster manager did, for want of memory";
+    }
+  } else {
+    failure.cause = cause::kExit;
+    failure.exit_code = status.exit_code;
+    failure.message = "the node ended with " + status.ToString() +
+                      (result_.valid() ? " after it had returned its result" : " without returning a result");
+  }
+  return failure;
+}
+
+}  // namespace arcflow::control
