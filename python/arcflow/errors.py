@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import signal as _signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,9 +168,12 @@ class NodeFailedError(ArcflowError):
         Which node: rank in the run (-1 when unknown), its role, ``"role:index"``, and its host.
     cause
         ``"exception"``, ``"exit"``, ``"signal"``, ``"feeder"``, ``"agent lost"``,
-        ``"executor lost"``, ``"driver lost"``, ``"interrupted"`` or ``"timeout"``.
+        ``"executor lost"``, ``"driver lost"``, ``"interrupted"``, ``"timeout"``, ``"rejected"``
+        or ``"launch"``.
     type, traceback
         Of the exception in the node, when there was one.
+    signal, exit_code
+        ``"SIGKILL"`` and the like, or ``""``; the exit code, or None.
     log_tail : list of str
         The node's last lines of output.
     others : list of dict
@@ -191,8 +193,9 @@ class NodeFailedError(ArcflowError):
         self.cause = str(self.failure.get("cause") or "exception")
         self.type = str(self.failure.get("type") or "")
         self.traceback = str(self.failure.get("traceback") or "")
-        self.signal: int | None = self.failure.get("signal") or None
-        self.exit_code: int | None = self.failure.get("exit_code")
+        self.signal = str(self.failure.get("signal") or "")
+        exit_code = int(self.failure.get("exit_code", -1))
+        self.exit_code: int | None = exit_code if exit_code >= 0 else None
         self.log_tail = [str(line) for line in self.failure.get("log_tail") or ()]
 
     @property
@@ -205,7 +208,7 @@ class NodeFailedError(ArcflowError):
             text = f"{self.type}: {self.message}" if self.type else self.message
             return text if self.cause == "exception" else f"while feeding it: {text}"
         if self.cause == "signal" and self.signal:
-            text = f"killed by {_signal_name(int(self.signal))}"
+            text = f"killed by {self.signal}"
         elif self.cause == "exit" and self.exit_code is not None:
             text = f"its process ended with exit code {self.exit_code} before it returned a result"
         else:
@@ -242,9 +245,3 @@ def node_name(role: str, rank: int, index: int | None = None) -> str:
         index = rank - 1 if role == "worker" and rank > 0 else max(rank, 0)
     return f"{role}:{index}"
 
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"signal {number} ({_signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"

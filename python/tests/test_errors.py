@@ -68,8 +68,8 @@ def test_node_failure_has_attributes_and_survives_pickling():
 
 
 def test_node_failure_by_signal_names_the_signal():
-    failure = {"rank": 0, "role": "chief", "host": "h", "cause": "signal", "signal": 9, "message": ""}
-    assert "failed: killed by signal 9 (SIGKILL)" in str(errors.NodeFailedError(failure)).splitlines()[0]
+    failure = {"rank": 0, "role": "chief", "host": "h", "cause": "signal", "signal": "SIGKILL", "exit_code": -1, "message": ""}
+    assert "failed: killed by SIGKILL" in str(errors.NodeFailedError(failure)).splitlines()[0]
 
 
 def test_node_failure_by_exit_names_the_exit_code():

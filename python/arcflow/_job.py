@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The barrier job of a run on Spark Classic and Spark Connect: its input, its thread, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from . import _partitions, _task
+from .feed import PlannedFeed
+from .schema import quote
+
+
+def is_connect(spark: Any) -> bool:
+    """Whether a session is a Spark Connect client."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def make_input(spark: Any, feeds: Sequence[PlannedFeed], size: int) -> tuple[Any, bool]:
+    """Return the DataFrame that the barrier job maps, and whether its rows are tagged.
+
+    A barrier stage wants exactly `size` partitions and no union or coalesce inside it, so anything
+    else goes through a shuffle.
+
+    Parameters
+    ----------
+    feeds
+        May be empty: nodes without data.
+    size
+        Number of nodes.
+    """
+    if not feeds:
+        return spark.range(0, size, 1, size), False
+    if len(feeds) == 1:
+        frame = feeds[0].frame
+        if not is_connect(spark) and _partitions.goes_straight_in(frame, size):
+            return frame, False
+        return frame.repartition(size), False
+    tagged = None
+    for number, feed in enumerate(feeds):
+        fields = ", ".join(f"'c{i}', {quote(c.name)}" for i, c in enumerate(feed.columns))
+        rows = feed.frame.selectExpr(
+            f"cast({number} as tinyint) as tag", f"named_struct({fields}) as f{number}"
+        )
+        tagged = rows if tagged is None else tagged.unionByName(rows, allowMissingColumns=True)
+    ordered = ["tag", *(f"f{number}" for number in range(len(feeds)))]
+    return tagged.select(*ordered).repartition(size), True  # type: ignore[union-attr]
+
+
+def make_task(plan: _task.Plan) -> Callable[[Any], Any]:
+    """Return the function that `mapInArrow` runs.
+
+    It is pickled by value, so that an executor without Arcflow can say so.
+    """
+    version = plan.version
+    fields = vars(plan)
+
+    def arcflow_task(batches: Any) -> Any:
+        try:
+            from arcflow import _task
+        except ImportError as error:
+            import base64
+            import sys
+
+            text = (
+                f"arcflow cannot be imported on an executor ({error}; {sys.executable}): install "
+                f"arcflow {version} there, or point spark.pyspark.python to an environment that has it"
+            )
+            code = base64.b64encode(text.encode()).decode()
+            raise RuntimeError(f"{text} [[arcflow FAILED_PRECONDITION {code}]]") from None
+        yield from _task.run(_task.Plan(**fields), batches)
+
+    return arcflow_task
+
+
+class BarrierJob:
+    """One `mapInArrow(barrier=True)` and its collect, in a thread, that can be cancelled.
+
+    Threads: methods from any thread but `start`, which copies the caller's Spark properties.
+    """
+
+    def __init__(self, spark: Any, frame: Any, task: Callable[[Any], Any], tag: str) -> None:
+        self._spark = spark
+        self._tag = tag
+        self._connect = is_connect(spark)
+        self._frame = frame.mapInArrow(task, _task.ROW_SCHEMA, barrier=True)
+        self._rows: list[Any] | None = None
+        self._error: BaseException | None = None
+        self._inflight = 0
+        self._thread = threading.Thread(target=self._run, name=f"arcflow-{tag}", daemon=True)
+
+    def start(self) -> None:
+        """Start the job."""
+        if self._connect:
+            self._inherited = set(self._spark.getTags())
+        else:
+            self._inherited = self._spark.sparkContext._jsc.sc().getLocalProperties().clone()
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._tagged():
+                self._rows = self._frame.collect()
+        except BaseException as error:  # the thread that asks for the result raises it
+            self._error = error
+
+    @contextlib.contextmanager
+    def _tagged(self) -> Iterator[None]:
+        """Mark what this thread starts, so that other threads can find and cancel it."""
+        if self._connect:
+            for tag in self._inherited:
+                self._spark.addTag(tag)
+            self._spark.registerProgressHandler(self._note_progress)
+            self._spark.addTag(self._tag)
+        else:
+            context = self._spark.sparkContext
+            context._jsc.sc().setLocalProperties(self._inherited)
+            context.addJobTag(self._tag)
+            context.setInterruptOnCancel(True)
+        try:
+            yield
+        finally:
+            if self._connect:
+                self._spark.removeProgressHandler(self._note_progress)
+                self._spark.removeTag(self._tag)
+
+    def _note_progress(self, stages: Any, inflight_tasks: int, **_: Any) -> None:
+        self._inflight = inflight_tasks
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self._rows is not None or self._error is not None or self._died()
+
+    def _died(self) -> bool:
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What Spark raised."""
+        return self._error
+
+    def rows(self) -> list[Any]:
+        """Return the rows of a job that is done; raises what Spark raised."""
+        if self._error is not None:
+            raise self._error
+        return self._rows or []
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; False when the time is over."""
+        self._thread.join(timeout_s)
+        return self.done
+
+    def running_tasks(self) -> int:
+        """Tasks of this job that run now; those of its shuffle count too."""
+        if self._connect:
+            return self._inflight
+        context = self._spark.sparkContext._jsc.sc()
+        tracker = context.statusTracker()
+        running = 0
+        for job in tracker.getJobIdsForTag(self._tag):
+            info = tracker.getJobInfo(job)
+            for stage in info.get().stageIds() if info.isDefined() else ():
+                stage_info = tracker.getStageInfo(stage)
+                if stage_info.isDefined():
+                    running += stage_info.get().numActiveTasks()
+        return running
+
+    def cancel(self, timeout_s: float = 10.0) -> bool:
+        """Cancel the job and wait for its thread; False when Spark did not let go in time."""
+        deadline = time.monotonic() + timeout_s
+        while not self.done and time.monotonic() < deadline:
+            with contextlib.suppress(Exception):  # a lost session has no job to cancel
+                if self._connect:
+                    self._spark.interruptTag(self._tag)
+                else:
+                    self._spark.sparkContext.cancelJobsWithTag(self._tag)
+            self._thread.join(0.5)
+        return self.done

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one task of the barrier job does: starts the agent, feeds it, returns its outcome as one row."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _executor, errors
+
+# The row that each task returns; `result` is what the node returned, pickled.
+ROW_SCHEMA = "rank bigint, outcome string, result binary"
+_WAIT_S = 1.0
+_REACH_TIMEOUT_S = 3.0
+_MARK = re.compile(r"\[\[arcflow (\w+) ([A-Za-z0-9+/=]*)\]\]")
+
+
+@dataclasses.dataclass
+class Plan:
+    """Everything a task must know of the run; travels inside Spark's own task channel."""
+
+    run_id: str
+    secret: str  # hex
+    size: int
+    version: str
+    coordinator: tuple[str, int]
+    tuning: dict[str, Any]
+    ask_reach: bool  # find out whether the coordinator can be reached; else rank 0 hosts it
+    feeds: dict[str, dict[str, Any]]
+    tagged: bool  # rows are (tag, struct of feed 0, struct of feed 1, …)
+    python: list[str] | None
+    env: dict[str, str]
+    agent: dict[str, Any]  # passed to the agent as they are
+    payload: bytes
+
+
+def refuse(code: str, message: str) -> errors.ArcflowError:
+    """Return an error that fails the whole barrier stage and that the driver recognises."""
+    text = base64.b64encode(message.encode()).decode()
+    return errors.from_code(code, f"{message} [[arcflow {code} {text}]]")
+
+
+def recognise(spark_message: str) -> errors.ArcflowError | None:
+    """Return the error that a task refused with, out of what Spark says about the failed stage."""
+    found = _MARK.search(spark_message)
+    if not found:
+        return None
+    return errors.from_code(found[1], base64.b64decode(found[2]).decode())
+
+
+def run(plan: Plan, batches: Iterable[Any]) -> Iterator[Any]:
+    """Run one node from inside a barrier task.
+
+    Parameters
+    ----------
+    plan
+        The run.
+    batches
+        Arrow record batches of this task's partition.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        One row of `ROW_SCHEMA`. The failure of a node is such a row, not an exception.
+    """
+    import pyarrow as pa
+    from pyspark import BarrierTaskContext
+
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    _check_task(plan, context)
+    config = _configure(plan, context, rank)
+    outcome, result = _drive(plan, config, batches)
+    yield pa.RecordBatch.from_pydict(
+        {
+            "rank": pa.array([rank], pa.int64()),
+            "outcome": pa.array([json.dumps(outcome)], pa.string()),
+            "result": pa.array([result], pa.binary()),
+        }
+    )
+
+
+def _check_task(plan: Plan, context: Any) -> None:
+    mine = _executor.versions()["arcflow"]
+    if mine != plan.version:
+        raise refuse(
+            "FAILED_PRECONDITION",
+            f"arcflow {mine} is installed on an executor, {plan.version} in the driver: "
+            "install the same version on both",
+        )
+    if context.attemptNumber() > 0:
+        raise refuse("ABORTED", "Spark started a task of the run again; a run has one attempt")
+    tasks = len(context.getTaskInfos())
+    if tasks != plan.size:
+        raise refuse("INTERNAL", f"the barrier stage has {tasks} tasks for {plan.size} nodes")
+
+
+def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
+    address = context.getTaskInfos()[rank].address
+    host = _executor.advertised_host(address, plan.coordinator[0])
+    role, index = ("chief", 0) if rank == 0 else ("worker", rank - 1)
+    config = {
+        "run_id": plan.run_id,
+        "secret": plan.secret,
+        "rank": rank,
+        "size": plan.size,
+        "role": role,
+        "index": index,
+        "host": host,
+        "python": [*(plan.python or [sys.executable]), "-m", "arcflow._node"],
+        "env": {"PYTHONPATH": _executor.node_python_path(), **plan.env},
+        "cwd": _working_directory(),
+        "versions": _executor.versions(),
+        "jvm_pid": _executor.jvm_pid(),
+        "feeds": plan.feeds,
+        "local_dirs": _executor.local_dirs(),
+        "forward_log": rank == 0,
+        "job": {"run_id": plan.run_id, "local_dirs": _executor.local_dirs()},
+        **plan.agent,
+    }
+    config.update(_find_coordinator(plan, context, rank, host))
+    return config
+
+
+def _working_directory() -> str:
+    import os
+
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def _find_coordinator(plan: Plan, context: Any, rank: int, host: str) -> dict[str, Any]:
+    """Where this task's agent finds the coordinator, or that it hosts it."""
+    where = {"host": plan.coordinator[0], "port": plan.coordinator[1]}
+    if not plan.ask_reach:
+        return {"coordinator": where}
+    with socket.socket() as reserved:  # rank 0 keeps a port until all know who hosts
+        reserved.bind((host, 0))
+        port = reserved.getsockname()[1]
+        reached = _executor.can_connect(*plan.coordinator, timeout_s=_REACH_TIMEOUT_S)
+        word = {"rank": rank, "reached": reached, "host": host, "port": port}
+        words = [json.loads(text) for text in context.allGather(json.dumps(word))]
+    if all(one["reached"] for one in words):
+        return {"coordinator": where}
+    chief = next(one for one in words if one["rank"] == 0)
+    found: dict[str, Any] = {"coordinator": {"host": chief["host"], "port": chief["port"]}}
+    if rank == 0:
+        found["host_coordinator"] = {"bind": host, "port": port, **plan.tuning}
+    return found
+
+
+def _drive(plan: Plan, config: dict[str, Any], batches: Iterable[Any]) -> tuple[Any, bytes]:
+    """Start the agent, feed it, and wait for its outcome."""
+    from . import _core
+
+    link = _core.AgentLink.launch(_executor.agent_path(), json.dumps(config), plan.payload)
+    try:
+        try:
+            _feed(link, plan, batches)
+        except errors.UnavailableError:
+            pass  # the agent is gone; wait() says how
+        except Exception as error:  # becomes the failure of this node
+            code = getattr(error, "code", "UNKNOWN")
+            link.abort(code, f"{type(error).__name__}: {error}", traceback.format_exc())
+        while (ended := link.wait(_WAIT_S)) is None:
+            pass
+        return json.loads(ended[0]), bytes(ended[1])
+    except errors.ArcflowError as error:
+        return {"status": "failed", "failure": _agent_lost(config, error)}, b""
+    finally:
+        link.close()
+
+
+def _agent_lost(config: dict[str, Any], error: errors.ArcflowError) -> dict[str, Any]:
+    return {
+        "rank": config["rank"],
+        "role": config["role"],
+        "host": config["host"],
+        "cause": "agent lost",
+        "message": error.message,
+        "traceback": "",
+        "log_tail": [],
+    }
+
+
+def _feed(link: Any, plan: Plan, batches: Iterable[Any]) -> None:
+    """Write all batches, until the node wants no more; then end every feed."""
+    names = list(plan.feeds)
+    wanted = set(names)
+    for batch in batches:
+        for name, part in split(batch, plan) if plan.tagged else ((names[0], batch),):
+            if name in wanted and part.num_rows and not link.write(name, part):
+                wanted.discard(name)
+        if not wanted:
+            break
+    for name in names:
+        link.end(name)
+
+
+def split(batch: Any, plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Split a batch of tagged rows into runs of one feed each, without copying a value.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        Column 0: number of the feed; column 1 + i: struct of the columns of feed i.
+
+    Yields
+    ------
+    tuple of str, pyarrow.RecordBatch
+        Name of the feed, and its rows with their own column names.
+    """
+    import pyarrow as pa
+
+    names = list(plan.feeds)
+    for tag, start, length in runs(batch.column(0).to_numpy(zero_copy_only=False)):
+        name = names[tag]
+        rows = batch.column(1 + tag).slice(start, length)
+        columns = [column["name"] for column in plan.feeds[name]["schema"]["columns"]]
+        arrays = [rows.field(i) for i in range(len(columns))]
+        yield name, pa.RecordBatch.from_arrays(arrays, names=columns)
+
+
+def runs(tags: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield (tag, start, length) for each run of equal tags.
+
+    Examples
+    --------
+    >>> list(runs(np.array([1, 1, 0])))
+    [(1, 0, 2), (0, 2, 1)]
+    """
+    if not len(tags):
+        return
+    edges = [0, *(np.flatnonzero(np.diff(tags)) + 1).tolist(), len(tags)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        yield int(tags[start]), start, stop - start

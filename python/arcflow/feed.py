@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A DataFrame as the data of a run: which columns, in which shape, kept how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import schema as _schema
+from .errors import InvalidArgumentError
+
+_CACHES = ("auto", "memory", "disk", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedFeed:
+    """A feed that passed all checks that can be made before a node starts."""
+
+    name: str
+    frame: Any  # only the columns of the feed
+    columns: list[_schema.Column]
+    cache: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the agent must know of the feed."""
+        return {
+            "schema": {"columns": [column.to_json() for column in self.columns]},
+            "cache": self.cache,
+        }
+
+
+class Feed:
+    """A DataFrame, and how its columns become tensors.
+
+    Parameters
+    ----------
+    df : pyspark.sql.DataFrame
+        The rows; not streaming.
+    columns
+        Columns to feed; all by default.
+    shapes
+        Shape of one row's value for array columns, such as ``{"image": (28, 28)}``. Without it the
+        first row tells the length. Every row must have the same length.
+    raw
+        Binary columns that hold little-endian elements of a dense tensor, such as
+        ``{"image": ("float32", (784,))}``: the fastest way from Spark to TensorFlow.
+    cache
+        How nodes keep rows for later epochs. ``"auto"``: in memory, what does not fit on local disk;
+        ``"memory"``: more than the memory is an error; ``"disk"``; ``"none"``: rows can be read once.
+    probe
+        Whether to look at the first row before anything starts; finds empty data and wrong shapes
+        early, for one small Spark job. Without it, array columns need `shapes`.
+
+    Examples
+    --------
+    >>> Feed(df, columns=["image", "label"], raw={"image": ("float32", (784,))})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        df: Any,
+        *,
+        columns: Sequence[str] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        raw: Mapping[str, _schema.RawSpec] | None = None,
+        cache: str = "auto",
+        probe: bool = True,
+    ) -> None:
+        if not (hasattr(df, "mapInArrow") and hasattr(df, "schema")):
+            advice = "; use spark.createDataFrame" if hasattr(df, "iloc") else ""
+            raise InvalidArgumentError(
+                f"a feed needs a Spark DataFrame, not {type(df).__module__}.{type(df).__name__}{advice}"
+            )
+        if df.isStreaming:
+            raise InvalidArgumentError("a streaming DataFrame cannot be fed to a run")
+        if isinstance(columns, str):
+            raise InvalidArgumentError(f"columns= is a list of names: columns=[{columns!r}]")
+        if cache not in _CACHES:
+            raise InvalidArgumentError(f"cache={cache!r} is not one of {', '.join(_CACHES)}")
+        self.df = df
+        self.columns = None if columns is None else list(columns)
+        self.shapes = dict(shapes or {})
+        self.raw = dict(raw or {})
+        self.cache = cache
+        self.probe = probe
+
+    def plan(self, name: str) -> PlannedFeed:
+        """Check the feed and settle the shape of each column.
+
+        Parameters
+        ----------
+        name
+            Of the feed in the run.
+
+        Raises
+        ------
+        InvalidArgumentError
+            A column cannot be fed, or there are no rows; says what to change.
+        """
+        where = f"feed {name!r}: "
+        names = self.df.columns if self.columns is None else self.columns
+        columns = _schema.plan_columns(
+            self.df.schema, names, shapes=self.shapes, raw=self.raw, where=where
+        )
+        if self.probe:
+            columns = self._probed(columns, where)
+        for column in columns:
+            if column.shape is None:
+                raise InvalidArgumentError(
+                    f"{where}column {column.name!r} is an array and probe=False: say its length by "
+                    f"shapes={{{column.name!r}: (…,)}}"
+                )
+        frame = self.df
+        if list(names) != list(self.df.columns):
+            frame = self.df.select(*[_schema.quote(column) for column in names])
+        return PlannedFeed(name, frame, columns, self.cache)
+
+    def _probed(self, columns: list[_schema.Column], where: str) -> list[_schema.Column]:
+        asked = {c.name: sql for c in columns if (sql := _schema.probe_expression(c))}
+        rows = self.df.limit(1).selectExpr("1 as there", *asked.values()).collect()
+        if not rows:
+            raise InvalidArgumentError(
+                f"{where}the DataFrame has no rows: check its filters and joins, "
+                "or leave the feed out of data="
+            )
+        measured = dict(zip(asked, list(rows[0])[1:], strict=True))
+        return [
+            _schema.settle(column, measured[column.name], where) if column.name in measured else column
+            for column in columns
+        ]
+
+
+def plan_feeds(data: Any) -> list[PlannedFeed]:
+    """Plan all feeds of a run.
+
+    Parameters
+    ----------
+    data
+        None, a DataFrame or `Feed` (the feed ``"train"``), or a dict of them by name.
+    """
+    if data is None:
+        return []
+    if not isinstance(data, Mapping):
+        data = {"train": data}
+    planned = []
+    for name, value in data.items():
+        if not isinstance(name, str) or not name or len(name) > 128 or not name.isprintable():
+            raise InvalidArgumentError(f"{name!r} is not a name for a feed")
+        feed = value if isinstance(value, Feed) else Feed(value)
+        planned.append(feed.plan(name))
+    if len(planned) > 100:
+        raise InvalidArgumentError(f"a run can have 100 feeds, not {len(planned)}")
+    return planned
