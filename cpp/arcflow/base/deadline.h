@@ -12,9 +12,14 @@ class Deadline {
   using Clock = std::chrono::steady_clock;
 
   explicit Deadline(Clock::time_point at) : at_(at) {}
-  static Deadline After(std::chrono::nanoseconds d) { return Deadline(Clock::now() + d); }
+  /// Saturates: a moment that the clock cannot hold is infinite.
+  static Deadline After(std::chrono::nanoseconds d) {
+    const auto now = Clock::now();
+    return d > Clock::time_point::max() - now ? Infinite() : Deadline(now + d);
+  }
   static Deadline AfterSeconds(double s) {
-    return After(std::chrono::nanoseconds(static_cast<long long>(s * 1e9)));
+    if (!(s < kForeverSeconds)) return Infinite();  // NaN as well
+    return After(std::chrono::nanoseconds(static_cast<long long>((s < 0 ? 0 : s) * 1e9)));
   }
   /// For loops that something else bounds (a cancellation, the death of a peer).
   static Deadline Infinite() { return Deadline(Clock::time_point::max()); }
@@ -30,6 +35,8 @@ class Deadline {
   }
 
  private:
+  static constexpr double kForeverSeconds = 9e9;  // what fits 64 bits of nanoseconds
+
   Clock::time_point at_;
 };
 

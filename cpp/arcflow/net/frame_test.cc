@@ -113,8 +113,8 @@ TEST(FrameTest, OnlyObjectsWithAStringOpParse) {
 }
 
 TEST(FrameTest, DeepNestingIsNoStackOverflow) {
-  const std::string deep = "{\"op\":\"x\",\"a\":" + std::string(400'000, '[') +
-                           std::string(400'000, ']') + "}";
+  const std::string deep =
+      "{\"op\":\"x\",\"a\":" + std::string(400'000, '[') + std::string(400'000, ']') + "}";
   nlohmann::json message;
   EXPECT_TRUE(ParseFrame(deep, &message).ok());
 }

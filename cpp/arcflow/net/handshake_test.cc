@@ -15,8 +15,12 @@ std::span<const std::byte> Bytes(std::string_view text) {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }
 
-Handshake Server(const std::string& secret = kSecret) { return std::move(*Handshake::Server(secret)); }
-Handshake Client(const std::string& secret = kSecret) { return std::move(*Handshake::Client(secret)); }
+Handshake Server(const std::string& secret = kSecret) {
+  return std::move(*Handshake::Server(secret));
+}
+Handshake Client(const std::string& secret = kSecret) {
+  return std::move(*Handshake::Client(secret));
+}
 
 /// Feeds all of `bytes` in pieces of `step`; the first error, or OK.
 Status FeedAll(Handshake* sut, const std::string& bytes, std::size_t step) {
@@ -132,9 +136,7 @@ TEST(HandshakeTest, AnotherVersionIsRefused) {
   EXPECT_EQ(client.Feed(Bytes("ARCFLOW\x02")).status().code(), Code::kUnauthenticated);
 }
 
-TEST(HandshakeTest, NoncesAreFresh) {
-  EXPECT_NE(Server().TakeOutput(), Server().TakeOutput());
-}
+TEST(HandshakeTest, NoncesAreFresh) { EXPECT_NE(Server().TakeOutput(), Server().TakeOutput()); }
 
 TEST(HandshakeTest, ShortSecretIsRefusedBeforeAnyByte) {
   EXPECT_EQ(Handshake::Server("short").status().code(), Code::kInvalidArgument);
