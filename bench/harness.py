@@ -110,7 +110,9 @@ def note(text: str) -> None:
 
 def _first_line(*command: str) -> str:
     try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, cwd=ROOT)
+        output = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True, cwd=ROOT
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return (output.stdout.splitlines() or [""])[0].strip()
@@ -171,7 +173,10 @@ def print_table(env: Mapping[str, Any], rows: Sequence[Row]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     right = {2, 3, 6, 7}
     for number, line in enumerate(lines):
-        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        cells = (
+            c.rjust(w) if i in right else c.ljust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
         print("  ".join(cells).rstrip())
         if number == 0:
             print("  ".join("-" * w for w in widths))

@@ -24,7 +24,9 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no Worker outlives a killed example
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # PR_SET_PDEATHSIG: no Worker outlives a killed example
 
 
 class StandaloneCluster:
@@ -74,7 +76,10 @@ class StandaloneCluster:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -93,11 +98,21 @@ class StandaloneCluster:
             "JAVA_TOOL_OPTIONS": self._java_options,
             "PYSPARK_PYTHON": sys.executable,
         }
-        command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{main}", *args, "--webui-port", "0"]
+        command = [
+            str(home / "bin/spark-class"),
+            f"org.apache.spark.deploy.{main}",
+            *args,
+            "--webui-port",
+            "0",
+        ]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes.append(
                 subprocess.Popen(
-                    command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    command,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                     preexec_fn=_die_with_parent,
                 )  # fmt: skip
             )
@@ -111,8 +126,14 @@ class StandaloneCluster:
             except OSError:
                 ended = self._processes[0].poll()
                 if ended is not None or time.monotonic() > deadline:
-                    why = f"ended with {ended}" if ended is not None else f"was not up after {timeout_s:.0f} s"
-                    raise RuntimeError(f"Spark's Master {why}; see {self._folder}/master.log") from None
+                    why = (
+                        f"ended with {ended}"
+                        if ended is not None
+                        else f"was not up after {timeout_s:.0f} s"
+                    )
+                    raise RuntimeError(
+                        f"Spark's Master {why}; see {self._folder}/master.log"
+                    ) from None
                 time.sleep(0.1)
 
     def session(self, name: str, **conf: str):  # noqa: ANN201 - pyspark is imported inside

@@ -137,7 +137,9 @@ def main() -> None:
     from cluster_testing import run_ranks
 
     table: dict[str, dict[str, float]] = {}
-    print(f"ms per step, batch {BATCH} a node, {args.nodes} nodes on {os.cpu_count()} cores, median")
+    print(
+        f"ms per step, batch {BATCH} a node, {args.nodes} nodes on {os.cpu_count()} cores, median"
+    )
     print(f"{'model':8}" + "".join(f"{kind:>14}" for kind in KINDS) + f"{'fit / loop':>12}")
     for model in MODELS:
         ranks = run_ranks(
@@ -145,7 +147,9 @@ def main() -> None:
             model=model, steps=args.steps, repeats=args.repeats,
         )  # fmt: skip
         row = {kind: statistics.median(ranks[0][kind]) for kind in KINDS}
-        ratio = statistics.median(f / l for f, l in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True))
+        ratio = statistics.median(
+            f / l for f, l in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True)
+        )
         table[model] = {**row, "ratio": ratio}
         print(f"{model:8}" + "".join(f"{row[kind]:14.2f}" for kind in KINDS) + f"{ratio:12.2f}")
     if args.json:

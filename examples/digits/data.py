@@ -46,4 +46,7 @@ def prepare(spark: SparkSession, path: Path) -> dict[str, DataFrame]:
     """Normalise the pixels, make one array column of them, and split the rows in three."""
     spark.read.parquet(str(path)).createOrReplaceTempView("digits")
     prepared = spark.sql(PREPARE).cache()
-    return {part: prepared.where(f"part = '{part}'").drop("part") for part in ("train", "validation", "test")}
+    return {
+        part: prepared.where(f"part = '{part}'").drop("part")
+        for part in ("train", "validation", "test")
+    }

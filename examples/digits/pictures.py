@@ -39,7 +39,11 @@ def misread_page(rows: Sequence[Mapping[str, object]], path: Path, *, at_most: i
     columns = 8
     lines = max(1, -(-len(shown) // columns))
     figure, axes = pyplot.subplots(
-        lines, columns, figsize=(columns * 1.1, lines * 1.5 + 0.5), layout="constrained", squeeze=False
+        lines,
+        columns,
+        figsize=(columns * 1.1, lines * 1.5 + 0.5),
+        layout="constrained",
+        squeeze=False,
     )
     for axis in axes.flat:
         axis.axis("off")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs in the node: functions of `ctx`, as a user would write them, that time themselves."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+
+def serve_reads(ctx: Any) -> None:
+    """Read as many batches of a feed as the bench asks for, again and again, without leaving the pass."""
+    from shapes import SHAPES
+    from touch import read_rows, touched
+
+    iterators = {}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(ctx.args["socket"])
+        with connection.makefile("rw") as file:
+            for line in file:
+                command = json.loads(line)
+                shape = SHAPES[command["shape"]]
+                name = command["feed"]
+                start = time.perf_counter()
+                if name not in iterators:
+                    dataset = ctx.dataset(name, batch_size=shape.batch, remainder="partial")
+                    iterators[name] = iter(touched(dataset))
+                rows = read_rows(iterators[name], command["batches"])
+                seconds = time.perf_counter() - start
+                file.write(json.dumps({"rows": rows, "seconds": seconds}) + "\n")
+                file.flush()
+
+
+def replay(ctx: Any) -> dict[str, list[float]]:
+    """Read the feed several times over; beside it, interleaved, `tf.data` over the same arrays in memory."""
+    import numpy as np
+    import tensorflow as tf
+    from shapes import SHAPES
+    from touch import read_rows, touched
+
+    shape, batch, passes = SHAPES[ctx.args["shape"]], ctx.args["batch"], ctx.args["passes"]
+    feed = touched(ctx.dataset("train", batch_size=batch, remainder="partial"))
+    first = read_rows(iter(feed))  # epoch 1: rows are still coming
+    rng = np.random.default_rng(3)
+    if shape.dtype == "float32":
+        values = rng.random((first, shape.elements), dtype=np.float32)
+    else:
+        values = rng.integers(0, 256, (first, shape.elements), dtype=np.uint8)
+    memory = touched(tf.data.Dataset.from_tensor_slices(values).batch(batch))
+    seconds: dict[str, list[float]] = {"feed": [], "tf.data": []}
+    for number in range(passes + 1):
+        for name, dataset in (("feed", feed), ("tf.data", memory)):
+            start = time.perf_counter()
+            rows = read_rows(iter(dataset))
+            took = time.perf_counter() - start
+            if rows != first:
+                raise RuntimeError(f"{name}: {rows} rows in pass {number}, {first} in the first")
+            if number:  # the first of these is warm-up
+                seconds[name].append(took)
+    seconds["rows"] = [first]
+    return seconds
+
+
+def drain(ctx: Any) -> dict[str, Any]:
+    """Read one feed to its end, noting when every so many rows had come."""
+    from touch import touched
+
+    marks: list[tuple[float, int]] = []
+    rows = 0
+    for counts, _ in touched(
+        ctx.dataset("train", batch_size=ctx.args["batch"], remainder="partial")
+    ):
+        rows += int(counts.numpy().sum())
+        marks.append((time.time(), rows))
+    return {"marks": marks, "rows": rows}
+
+
+def entered(ctx: Any) -> dict[str, float]:
+    """Say when the user's function was entered, and what TensorFlow's import has cost or costs."""
+    import sys
+
+    now = time.time()
+    before = "tensorflow" in sys.modules
+    start = time.perf_counter()
+    import tensorflow  # noqa: F401
+
+    return {
+        "entered": now,
+        "imported_before": float(before),
+        "import_s": time.perf_counter() - start,
+    }
+
+
+def fit_and_loop(ctx: Any) -> dict[str, list[float]]:
+    """Steps of Keras `fit` and of a custom loop over the same model and data, in turn; milliseconds a step."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    batch, steps, rounds = ctx.args["batch"], ctx.args["steps"], ctx.args["rounds"]
+    strategy = ctx.strategy()
+    rng = np.random.default_rng(ctx.rank)
+    x = rng.random((batch * steps, 784), dtype=np.float32)
+    y = rng.integers(0, 10, batch * steps)
+
+    def make_model() -> Any:
+        return keras.Sequential(
+            [
+                keras.Input((784,)),
+                keras.layers.Dense(128, activation="relu"),
+                keras.layers.Dense(10),
+            ]
+        )
+
+    def make_data() -> Any:
+        from arcflow.tf import per_node
+
+        return per_node(
+            tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
+        )
+
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    with strategy.scope():
+        fitted = make_model()
+        fitted.compile(keras.optimizers.SGD(0.01),
+                       keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])  # fmt: skip
+        looped, optimizer = make_model(), keras.optimizers.SGD(0.01)
+        optimizer.build(looped.trainable_variables)
+
+    @tf.function
+    def step(features: Any, labels: Any) -> Any:
+        def replica(features: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(loss_of(labels, looped(features, training=True)))
+                loss /= batch * strategy.num_replicas_in_sync
+            variables = looped.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        return strategy.run(replica, args=(features, labels))
+
+    def loop() -> None:
+        for features, labels in make_data():
+            step(features, labels)
+
+    def fit() -> None:
+        fitted.fit(make_data(), epochs=1, verbose=0)
+
+    took: dict[str, list[float]] = {"fit": [], "loop": []}
+    for number in range(rounds + 1):
+        for name, run in (("fit", fit), ("loop", loop)):
+            start = time.perf_counter()
+            run()
+            if number:  # the first round traces
+                took[name].append((time.perf_counter() - start) / steps * 1e3)
+    return took

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cached DataFrame to tensors on two executors, against a bare `mapInArrow` that only counts its rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cluster import two_executors
+from harness import Row, interleaved, make_row, note
+from node_functions import drain
+
+# Rates are taken from here to the end, when processes are started, memory is warm and both sides run.
+STEADY_FROM = 0.3
+
+
+def count_rows(batches: Any) -> Any:
+    """What `mapInArrow` runs as the yardstick: look at each batch, note the time."""
+    import json
+    import time
+
+    import pyarrow as pa
+
+    marks, rows = [], 0
+    for batch in batches:
+        rows += batch.num_rows
+        marks.append((time.time(), rows))
+    yield pa.RecordBatch.from_pydict({"marks": [json.dumps(marks)]})
+
+
+def steady_rate(marks: list[tuple[float, int]]) -> float:
+    """Rows a second between STEADY_FROM of the rows and the last."""
+    total = marks[-1][1]
+    start = next(mark for mark in marks if mark[1] >= STEADY_FROM * total)
+    return (total - start[1]) / (marks[-1][0] - start[0])
+
+
+def cached_rows(spark: Any, expression: str, rows: int) -> Any:
+    """Return a cached DataFrame of two partitions with so many rows in each."""
+    from pyspark.sql import functions
+
+    frame = spark.range(0, 2 * rows, 1, 2).select(functions.expr(expression).alias("x")).cache()
+    frame.count()
+    return frame
+
+
+def measure(repeats: int) -> list[Row]:
+    import arcflow
+
+    # 3136 and 1024 bytes that differ from row to row; rows in each of two partitions, about 1 GB.
+    kinds = {
+        "784 float32 as binary": (
+            "unhex(rpad(hex(xxhash64(id)), 6272, hex(xxhash64(id + 1))))",
+            {"x": ("float32", (784,))},
+            400_000,
+        ),
+        "1 KB binary": (
+            "unhex(rpad(hex(xxhash64(id)), 2048, hex(xxhash64(id + 1))))",
+            {"x": ("uint8", (1024,))},
+            800_000,
+        ),
+    }
+    rows = []
+    with two_executors(memory_mib=4096) as spark, arcflow.Cluster(spark, size=2) as cluster:
+        for name, (expression, raw, each) in kinds.items():
+            frame = cached_rows(spark, expression, each)
+
+            def counted(frame: Any = frame) -> float:
+                answers = frame.mapInArrow(count_rows, "marks string").collect()
+                return sum(steady_rate(json.loads(answer.marks)) for answer in answers)
+
+            def fed(frame: Any = frame, raw: Any = raw) -> float:
+                feed = arcflow.Feed(frame, raw=raw, cache="none")
+                result = cluster.run(drain, data={"train": feed}, args={"batch": 1024})
+                note(f"rows in the nodes: {[value['rows'] for value in result.values]}")
+                return sum(steady_rate(value["marks"]) for value in result.values)
+
+            got = interleaved({"mapInArrow": counted, "arcflow": fed}, repeats)
+            rows.append(
+                make_row(
+                    f"Spark to tensor, {name}, two executors",
+                    "rows read",
+                    got["arcflow"],
+                    "rows/s",
+                    baseline="bare mapInArrow that counts",
+                    baseline_values=got["mapInArrow"],
+                    goal=">= 0.9 x",
+                )  # fmt: skip
+            )
+            frame.unpersist(True)
+    return rows
