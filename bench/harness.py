@@ -63,7 +63,7 @@ def make_row(
     baseline_values: Sequence[float] = (),
     goal: str | None = None,
 ) -> Row:
-    """Make a row of medians; with a baseline measured in the same rounds, the ratio is the median of each round's ratio."""
+    """Make a row of medians; with a baseline of the same rounds, the ratio is the median of each round's."""
     value = statistics.median(values)
     row = Row(case, metric, value, unit, baseline, goal=goal, samples=len(values))
     row.spread = (min(values), max(values))
@@ -167,9 +167,19 @@ def print_table(env: Mapping[str, Any], rows: Sequence[Row]) -> None:
         spread = f"{_number(row.spread[0])}..{_number(row.spread[1])}" if row.spread else ""
         met = {True: "met", False: "NOT MET", None: ""}[row.met]
         lines.append(
-            (row.case, row.metric, _number(row.value), spread, row.unit, row.baseline or "",
-             _number(row.baseline_value), _number(row.ratio), row.goal or "", met)
-        )  # fmt: skip
+            (
+                row.case,
+                row.metric,
+                _number(row.value),
+                spread,
+                row.unit,
+                row.baseline or "",
+                _number(row.baseline_value),
+                _number(row.ratio),
+                row.goal or "",
+                met,
+            )
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     right = {2, 3, 6, 7}
     for number, line in enumerate(lines):

@@ -67,9 +67,16 @@ class StandaloneCluster:
             self._wait_for(port)
             for number in range(self._workers):
                 self._start(
-                    f"worker{number}", "worker.Worker", self.url, "-h", "127.0.0.1",
-                    "-c", str(self._cores), "-m", f"{self._memory_mib}m",
-                )  # fmt: skip
+                    f"worker{number}",
+                    "worker.Worker",
+                    self.url,
+                    "-h",
+                    "127.0.0.1",
+                    "-c",
+                    str(self._cores),
+                    "-m",
+                    f"{self._memory_mib}m",
+                )
         except BaseException:
             self.stop()
             raise
@@ -114,7 +121,7 @@ class StandaloneCluster:
                     stdout=log,
                     stderr=log,
                     preexec_fn=_die_with_parent,
-                )  # fmt: skip
+                )
             )
 
     def _wait_for(self, port: int, timeout_s: float = 60) -> None:
@@ -136,7 +143,7 @@ class StandaloneCluster:
                     ) from None
                 time.sleep(0.1)
 
-    def session(self, name: str, **conf: str):  # noqa: ANN201 - pyspark is imported inside
+    def session(self, name: str, **conf: str):
         """Return a Spark session on this cluster; dots of setting names are written as double underscores."""
         from pyspark.sql import SparkSession
 

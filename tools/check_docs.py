@@ -17,20 +17,35 @@ from pathlib import Path
 
 TOPS = "cpp|python|docs|cmake|tools|bench|examples|requirements|compat|deploy|jvm|\\.ci"
 # Folders that hold nothing of ours.
-SKIPPED = {"build", ".venv", ".git", ".ccache", "node_modules", "shared", ".mypy_cache", ".pytest_cache"}
+SKIPPED = {
+    "build",
+    ".venv",
+    ".git",
+    ".ccache",
+    "node_modules",
+    "shared",
+    ".mypy_cache",
+    ".pytest_cache",
+}
 # The picture of the whole product names folders that later issues add, and `../shared` is not part of the tree.
 PICTURES = {"docs/design/architecture.md", "docs/design/origin.md"}
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 CODE = re.compile(rf"`((?:{TOPS})/[\w./*<>{{}},-]*)`")
-TOP_FILE = re.compile(r"`((?:README|CONTRIBUTING|CHANGELOG)\.md|pyproject\.toml|Makefile|CMakePresets\.json)`")
+TOP_FILE = re.compile(
+    r"`((?:README|CONTRIBUTING|CHANGELOG)\.md|pyproject\.toml|Makefile|CMakePresets\.json)`"
+)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DOC_IN_SOURCE = re.compile(r"\bdocs/[\w/-]+\.md\b")
 
 
 def files(root: Path, *suffixes: str) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        if path.suffix in suffixes and not SKIPPED & set(path.relative_to(root).parts) and path.is_file():
+        if (
+            path.suffix in suffixes
+            and not SKIPPED & set(path.relative_to(root).parts)
+            and path.is_file()
+        ):
             yield path
 
 
@@ -40,7 +55,8 @@ def exists(root: Path, name: str) -> bool:
     match = re.search(r"\{([^}]*)\}", name)
     if match:
         return all(
-            exists(root, name[: match.start()] + part + name[match.end() :]) for part in match[1].split(",")
+            exists(root, name[: match.start()] + part + name[match.end() :])
+            for part in match[1].split(",")
         )
     if "*" in name:
         return any(root.glob(name.rstrip("/")))
@@ -68,7 +84,9 @@ def check(root: Path) -> list[str]:
         for match in DOC_IN_SOURCE.finditer(text):
             if not (root / match[0]).exists():
                 line = text.count("\n", 0, match.start()) + 1
-                faults.append(f"{path.relative_to(root).as_posix()}:{line}: no such document: {match[0]}")
+                faults.append(
+                    f"{path.relative_to(root).as_posix()}:{line}: no such document: {match[0]}"
+                )
     return faults
 
 
@@ -76,7 +94,9 @@ def self_test() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "docs").mkdir()
-        (root / "docs/a.md").write_text("see [b](b.md), `cpp/none.h` and `docs/{a,c}.md`\n", encoding="utf-8")
+        (root / "docs/a.md").write_text(
+            "see [b](b.md), `cpp/none.h` and `docs/{a,c}.md`\n", encoding="utf-8"
+        )
         (root / "x.h").write_text("// layout: docs/formats/none.md\n", encoding="utf-8")
         faults = check(root)
     wanted = ("b.md", "cpp/none.h", "docs/{a,c}.md", "docs/formats/none.md")

@@ -161,7 +161,9 @@ def self_test() -> int:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text, encoding="utf-8")
         faults = check_cpp(root) + check_python(root)
-    missed = [n for n in cases if n != "python/arcflow/__init__.py" and not any(n in f for f in faults)]
+    missed = [
+        n for n in cases if n != "python/arcflow/__init__.py" and not any(n in f for f in faults)
+    ]
     for name in missed:
         print(f"self-test: the violation in {name} was not found")
     return 1 if missed else 0

@@ -23,7 +23,10 @@ LINKER = {"_init", "_fini", "__bss_start", "_edata", "_end"}
 def exported(library: Path) -> list[str]:
     """Names that `library` defines for others, demangled."""
     output = subprocess.run(
-        ["nm", "-D", "-C", "--defined-only", str(library)], capture_output=True, text=True, check=True
+        ["nm", "-D", "-C", "--defined-only", str(library)],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [line.split(" ", 2)[2] for line in output.splitlines() if line.count(" ") >= 2]
 
@@ -52,7 +55,9 @@ def check(folder: Path) -> list[str]:
             if symbol not in LINKER and not ENTRY_POINTS.match(symbol):
                 faults.append(f"{shown} exports {symbol}")
         if library.parent.name != "tfops":
-            faults += [f"{shown} needs {n}" for n in needed(library) if "tensorflow" in n or "python" in n]
+            faults += [
+                f"{shown} needs {n}" for n in needed(library) if "tensorflow" in n or "python" in n
+            ]
     return faults
 
 
@@ -66,7 +71,9 @@ def main() -> int:
         faults = check(Path(folder))
     for fault in faults[:40]:
         print(fault)
-    print(f"symbols: {wheel.name}: {'as they should be' if not faults else f'{len(faults)} faults'}")
+    print(
+        f"symbols: {wheel.name}: {'as they should be' if not faults else f'{len(faults)} faults'}"
+    )
     return 1 if faults else 0
 
 

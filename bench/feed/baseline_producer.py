@@ -23,10 +23,13 @@ def serve_ipc(listener: socket.socket, shape: Shape, batches: int, pool: list[An
     import pyarrow as pa
 
     connection, _ = listener.accept()
-    with connection, connection.makefile("wb", buffering=0) as file:
-        with pa.ipc.new_stream(pa.PythonFile(file), pool[0].schema) as writer:
-            for i in range(batches):
-                writer.write_batch(pool[i % len(pool)])
+    with (
+        connection,
+        connection.makefile("wb", buffering=0) as file,
+        pa.ipc.new_stream(pa.PythonFile(file), pool[0].schema) as writer,
+    ):
+        for i in range(batches):
+            writer.write_batch(pool[i % len(pool)])
 
 
 def put_rows(queue: Any, rows: list[Any], batches: int) -> None:

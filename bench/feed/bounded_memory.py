@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""10 GB pass through a node that keeps nothing: how much memory do agent and segments take at most?"""
+"""10 GB pass through a node that keeps nothing: what agent and segments take at most."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-from harness import Row, make_row, note
 from local_run import LocalRun, NodeServer
 from node_functions import serve_reads
 from shapes import SHAPES
+
+from harness import Row, make_row, note
 
 TOTAL_BYTES = 10 * 10**9
 SETTING_BYTES = 128 << 20

@@ -25,7 +25,7 @@ def from_ipc(path: str, shape: Shape) -> Any:
     import pyarrow as pa
     import tensorflow as tf
 
-    def batches():  # noqa: ANN202
+    def batches():
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
             for batch in pa.ipc.open_stream(connection.makefile("rb", buffering=1 << 20)):
@@ -50,7 +50,7 @@ def from_queue(path: str, shape: Shape) -> Any:
     manager.connect()
     queue = manager.get_queue()
 
-    def batches():  # noqa: ANN202
+    def batches():
         while True:
             rows = queue.get()
             queue.task_done()

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from harness import Row, make_row
 from local_run import LocalRun
 from node_functions import replay
 from shapes import SHAPES
+
+from harness import Row, make_row
 
 BATCH = 256
 BATCHES = 256  # producer's batches: 784 float32 rows take 0.8 GB
@@ -33,6 +34,6 @@ def measure(repeats: int) -> list[Row]:
                 baseline="tf.data, same rows in memory",
                 baseline_values=[count / s for s in seconds["tf.data"]],
                 goal=">= 0.9 x",
-            )  # fmt: skip
+            )
         )
     return rows

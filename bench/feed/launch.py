@@ -7,8 +7,9 @@ import statistics
 import time
 
 from cluster import two_executors
-from harness import Row, make_row, note
 from node_functions import entered, fit_and_loop
+
+from harness import Row, make_row, note
 
 
 def measure(repeats: int) -> list[Row]:
@@ -41,7 +42,7 @@ def measure(repeats: int) -> list[Row]:
             baseline="custom loop, same model",
             baseline_values=steps["loop"],
             goal="<= 1.3 x",
-        ),  # fmt: skip
+        ),
     ]
     note(
         f"fit {statistics.median(steps['fit']):.2f} ms, loop {statistics.median(steps['loop']):.2f} ms a step"

@@ -143,7 +143,7 @@ class NodeServer:
         return json.loads(line)
 
     def close(self) -> None:
-        """The node's function returns when it sees this."""
+        """Close the connection; the node's function returns when it sees that."""
         self._file.close()
         self._connection.close()
         self._listener.close()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from children import Child
-from harness import Row, interleaved, make_row
 from local_run import LocalRun, NodeServer
 from node_functions import serve_reads
 from shapes import SHAPES, Shape
+
+from harness import Row, interleaved, make_row
 
 # Batches a measurement, multiples of touch.GROUP: about a second each on two cores.
 BATCHES = {"arcflow": 1600, "ipc": 240, "numpy rows": 32, "lists": 16}
@@ -97,7 +98,14 @@ def _one_shape(
         ("from_generator, Arrow IPC socket", "ipc", ">= 7 x"),
     )
     return [
-        make_row(case, "bytes read", gigabytes["arcflow"], "GB/s", baseline=title,
-                 baseline_values=gigabytes[key], goal=goal)
+        make_row(
+            case,
+            "bytes read",
+            gigabytes["arcflow"],
+            "GB/s",
+            baseline=title,
+            baseline_values=gigabytes[key],
+            goal=goal,
+        )
         for title, key, goal in compared
-    ]  # fmt: skip
+    ]

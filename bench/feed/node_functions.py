@@ -93,7 +93,7 @@ def entered(ctx: Any) -> dict[str, float]:
 
 
 def fit_and_loop(ctx: Any) -> dict[str, list[float]]:
-    """Steps of Keras `fit` and of a custom loop over the same model and data, in turn; milliseconds a step."""
+    """Time steps of Keras `fit` and of a custom loop over the same model and data, in turn; milliseconds a step."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -123,8 +123,11 @@ def fit_and_loop(ctx: Any) -> dict[str, list[float]]:
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
     with strategy.scope():
         fitted = make_model()
-        fitted.compile(keras.optimizers.SGD(0.01),
-                       keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])  # fmt: skip
+        fitted.compile(
+            keras.optimizers.SGD(0.01),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
         looped, optimizer = make_model(), keras.optimizers.SGD(0.01)
         optimizer.build(looped.trainable_variables)
 

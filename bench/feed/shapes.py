@@ -76,11 +76,26 @@ def record_batch(array: np.ndarray) -> pa.RecordBatch:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape("784 float32", 784, "float32", 1024,
-              {"name": "x", "dtype": "float32", "source": "list", "shape": [784]}),
-        Shape("1 KB binary", 1024, "uint8", 4096,
-              {"name": "x", "dtype": "uint8", "source": "raw", "shape": [1024]}),
-        Shape("1 KB binary as string", 1024, "uint8", 4096,
-              {"name": "x", "dtype": "string", "source": "scalar", "shape": []}),
+        Shape(
+            "784 float32",
+            784,
+            "float32",
+            1024,
+            {"name": "x", "dtype": "float32", "source": "list", "shape": [784]},
+        ),
+        Shape(
+            "1 KB binary",
+            1024,
+            "uint8",
+            4096,
+            {"name": "x", "dtype": "uint8", "source": "raw", "shape": [1024]},
+        ),
+        Shape(
+            "1 KB binary as string",
+            1024,
+            "uint8",
+            4096,
+            {"name": "x", "dtype": "string", "source": "scalar", "shape": []},
+        ),
     )
-}  # fmt: skip
+}

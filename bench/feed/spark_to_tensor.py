@@ -7,15 +7,16 @@ import json
 from typing import Any
 
 from cluster import two_executors
-from harness import Row, interleaved, make_row, note
 from node_functions import drain
+
+from harness import Row, interleaved, make_row, note
 
 # Rates are taken from here to the end, when processes are started, memory is warm and both sides run.
 STEADY_FROM = 0.3
 
 
 def count_rows(batches: Any) -> Any:
-    """What `mapInArrow` runs as the yardstick: look at each batch, note the time."""
+    """Look at each batch and note the time: what `mapInArrow` runs as the yardstick."""
     import json
     import time
 
@@ -85,7 +86,7 @@ def measure(repeats: int) -> list[Row]:
                     baseline="bare mapInArrow that counts",
                     baseline_values=got["mapInArrow"],
                     goal=">= 0.9 x",
-                )  # fmt: skip
+                )
             )
             frame.unpersist(True)
     return rows

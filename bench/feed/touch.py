@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,9 @@ def touched(dataset: Any) -> Any:
 
 
 def read_rows(iterator: Any, batches: int | None = None) -> int:
-    """Take so many batches (a multiple of GROUP; None: to the end) from an iterator over `touched`; return the rows seen."""
-    rows = 0
-    groups = 0
-    for counts, _ in iterator:
-        rows += int(counts.numpy().sum())
-        groups += 1
-        if batches is not None and groups * GROUP >= batches:
-            break
-    return rows
+    """Take so many batches (a multiple of GROUP; None: all) from an iterator over `touched`.
+
+    Returns the rows seen.
+    """
+    groups = None if batches is None else batches // GROUP
+    return sum(int(counts.numpy().sum()) for counts, _ in itertools.islice(iterator, groups))

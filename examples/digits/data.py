@@ -37,8 +37,10 @@ def write_parquet(path: Path) -> int:
     )
     path.mkdir(parents=True, exist_ok=True)
     for part in range(4):  # several files, as a real table has
-        pq.write_table(table.filter(pa.compute.equal(pa.compute.bit_wise_and(table["id"], 3), part)),
-                       path / f"part-{part}.parquet")  # fmt: skip
+        pq.write_table(
+            table.filter(pa.compute.equal(pa.compute.bit_wise_and(table["id"], 3), part)),
+            path / f"part-{part}.parquet",
+        )
     return table.num_rows
 
 

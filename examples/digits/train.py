@@ -15,9 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import data  # noqa: E402
 import pictures  # noqa: E402
-from standalone import StandaloneCluster  # noqa: E402
 
 import arcflow  # noqa: E402
+from standalone import StandaloneCluster  # noqa: E402
 
 WANTED_ACCURACY = 0.95
 
