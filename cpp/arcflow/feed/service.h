@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FeedService: the agent's side of feeding: grants memory to the feeder, keeps the logs, answers readers.
+// FeedService: the agent's side of feeding: grants memory to the feeder, keeps the logs, answers
+// readers.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include "arcflow/base/fd.h"
 #include "arcflow/base/status.h"
 #include "arcflow/columnar/schema.h"
+#include "arcflow/feed/steps.h"
 
 namespace arcflow::feed {
 
@@ -29,22 +31,20 @@ struct ServiceOptions {
   int rank = 0;
   int size = 1;
   std::map<std::string, FeedOptions> feeds;
-  std::size_t feed_memory_bytes = 0;     // bound on the sum of all buffers of this node
-  std::vector<std::string> local_dirs;   // for spilled segments; the first where O_TMPFILE works
+  std::size_t feed_memory_bytes = 0;  // bound on the sum of all buffers of this node
+  std::size_t segment_bytes =
+      0;  // usual size of a segment, for max_leases; 0: learnt from what writers ask for
+  std::vector<std::string> local_dirs;  // for spilled segments; tried in order
 };
 
-/// Rows that one rank has of one feed so far.
-struct RankRows {
-  std::uint64_t rows = 0;
-  bool ended = false;
-};
-
-/// Owns buffers, logs and reader sessions of one node. Driven by its owner's event loop: the owner polls the descriptors
-/// and calls the On… functions; the service never blocks (but for writing a spilled segment to disk) and has no thread.
-/// Threads: one thread. Lifetime: destroying it closes every descriptor; memory lives on while a node maps it.
+/// Owns buffers, logs and reader sessions of one node. Driven by its owner's event loop: the owner
+/// polls the descriptors and calls the On… functions; the service never blocks (but for writing a
+/// spilled segment to disk) and has no thread. Threads: one thread. Lifetime: destroying it closes
+/// every descriptor; memory lives on while a node maps it.
 class FeedService {
  public:
-  /// `send` hands a packet for the feeder to the owner. `changed(feed)` is called after rows or the end of a local feed changed.
+  /// `send` hands a packet for the feeder to the owner. `changed(feed)` is called after rows or the
+  /// end of a local feed changed.
   struct Callbacks {
     std::function<void(const nlohmann::json&)> send_to_feeder;
     std::function<void(const std::string& feed)> rows_changed;
@@ -52,25 +52,34 @@ class FeedService {
   FeedService(ServiceOptions options, Callbacks callbacks);
   ~FeedService();
 
-  /// A packet of the feeder: `acquire`, `publish`, `end`. InvalidArgument: the feeder broke the protocol.
+  /// A packet of the feeder: `acquire`, `publish`, `end`. InvalidArgument: the feeder broke the
+  /// protocol.
   Status OnFeederPacket(const nlohmann::json& body, std::vector<Fd> fds);
-  /// A new reader session (the broker's `open`): takes the socket, sends `schema` or `error`. Returns its descriptor for polling.
+  /// A new reader session (the broker's `open`): takes the socket, sends `schema` or `error`.
+  /// Returns its descriptor for polling.
   Result<int> AddReader(const std::string& feed, Fd socket);
   /// The session's socket is readable or closed. False: the session has ended, stop polling it.
   bool OnReaderReadable(int descriptor);
 
-  /// What other ranks have, as the coordinator says; `ranks` has `size` entries (this rank's own entry is ignored).
+  /// What other ranks have, as the coordinator says; `ranks` has `size` entries (this rank's own
+  /// entry is ignored).
   void SetRanks(const std::string& feed, const std::vector<RankRows>& ranks);
   /// This rank's own rows.
   RankRows Local(const std::string& feed) const;
 
   /// The node is done or the run is ending: later and parked `acquire`s are refused with CANCELLED.
   void RefuseMore();
-  /// Fails every parked and later request of readers.
+  /// Fails every parked and later request of readers, and refuses every `acquire` with this code.
+  /// The first one counts.
   void Fail(const Status& why);
 
-  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "bytes", "ended", "segments", "spilled_segments", "depth_bytes",
-  ///  "passes": [{"used", "padded", "dropped", "steps", "wait_ns", "complete"}…], "acquire_wait_ns"}}}
+  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "bytes", "ended", "segments",
+  /// "spilled_segments", "depth_bytes",
+  ///  "passes": [{"used", "padded", "dropped", "steps", "wait_ns", "complete"}…],
+  ///  "acquire_wait_ns"}}}
+  /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
+  /// budget). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
+  /// passes: the newest kMaxPasses ("passes_count": all).
   nlohmann::json Stats() const;
 
  private:

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// FeedService: reader sessions, the order in which things happen, and what is told about it.
+#include "arcflow/feed/service.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "arcflow/base/log.h"
+#include "arcflow/feed/service_impl.h"
+#include "arcflow/net/packet.h"
+
+namespace arcflow::feed {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMaxPasses = 256;
+
+json ToJson(const PassStats& pass) {
+  return json{{"used", pass.used},   {"padded", pass.padded},   {"dropped", pass.dropped},
+              {"steps", pass.steps}, {"wait_ns", pass.wait_ns}, {"complete", pass.complete}};
+}
+
+}  // namespace
+
+Result<Cache> CacheFromName(const std::string& name) {
+  if (name == "auto") return Cache::kAuto;
+  if (name == "memory") return Cache::kMemory;
+  if (name == "disk") return Cache::kDisk;
+  if (name == "none") return Cache::kNone;
+  return InvalidArgument("cache '" + name + "' is none of auto, memory, disk, none");
+}
+
+FeedService::Impl::Impl(ServiceOptions options, Callbacks calls)
+    : rank(options.rank),
+      size(std::max(options.size, 1)),
+      callbacks(std::move(calls)),
+      feeds(MakeFeeds(options)),
+      memory(options.feed_memory_bytes, options.segment_bytes, std::move(options.local_dirs),
+             StatesOf(feeds)) {}
+
+std::map<std::string, std::unique_ptr<FeedService::Impl::Feed>> FeedService::Impl::MakeFeeds(
+    const ServiceOptions& options) {
+  std::map<std::string, std::unique_ptr<Feed>> feeds;
+  for (const auto& [name, feed_options] : options.feeds) {
+    auto feed = std::make_unique<Feed>();
+    feed->name = name;
+    feed->cache = feed_options.cache;
+    feed->schema = feed_options.schema;
+    feed->ranks.resize(static_cast<std::size_t>(std::max({options.size, options.rank + 1, 1})));
+    feeds[name] = std::move(feed);
+  }
+  return feeds;
+}
+
+FeedMemory::Feeds FeedService::Impl::StatesOf(
+    const std::map<std::string, std::unique_ptr<Feed>>& feeds) {
+  FeedMemory::Feeds states;
+  for (const auto& [name, feed] : feeds) states[name] = feed.get();
+  return states;
+}
+
+Result<FeedService::Impl::Feed*> FeedService::Impl::FindFeed(const std::string& name) {
+  const auto found = feeds.find(name);
+  if (found != feeds.end()) return found->second.get();
+  std::string known;
+  for (const auto& [other, feed] : feeds) known += (known.empty() ? "'" : ", '") + other + "'";
+  return NotFound("no feed '" + name + "'; the feeds of this run are " +
+                  (known.empty() ? "none" : known));
+}
+
+Result<int> FeedService::Impl::AddReader(const std::string& name, Fd socket) {
+  if (!socket.valid()) return InvalidArgument("a reader without a socket");
+  const ReaderId id = next_reader++;
+  auto reader = std::make_unique<ReaderSession>(id, std::move(socket), *this);
+  const Result<Feed*> feed = FindFeed(name);
+  if (!feed.ok()) {
+    (void)reader->Send(
+        ErrorPacket(feed.status()));  // the reader hears why before its socket closes
+    return feed.status();
+  }
+  const Status sent = reader->Send({{"op", "schema"},
+                                    {"schema", (*feed)->schema.ToJson()},
+                                    {"rank", rank},
+                                    {"size", size},
+                                    {"max_leases", memory.MaxLeases(**feed)}});
+  if (!sent.ok()) {
+    (void)reader->Send(ErrorPacket(sent));
+    return sent;
+  }
+  const int descriptor = reader->descriptor();
+  sessions[id] = Session{std::move(reader), *feed};
+  by_descriptor[descriptor] = id;
+  return descriptor;
+}
+
+bool FeedService::Impl::OnReaderReadable(int descriptor) {
+  const auto found = by_descriptor.find(descriptor);
+  if (found == by_descriptor.end()) return false;
+  const auto session = sessions.find(found->second);
+  const Status status = session->second.reader->OnReadable();
+  if (!status.ok()) {
+    Log(LogLevel::kWarning, "a reader of feed '" + session->second.feed->name +
+                                "' broke the protocol: " + status.ToString());
+  }
+  Pump();
+  if (session->second.reader->alive()) return true;
+  LetGo(session->second);
+  by_descriptor.erase(found);
+  sessions.erase(session);
+  return false;
+}
+
+Result<ReaderHost::GetAnswer> FeedService::Impl::Get(ReaderId reader, std::uint64_t row) {
+  if (!failure.ok()) return failure;
+  Feed& feed = *sessions.at(reader).feed;
+  const FeedLog::Found found = feed.log.Find(row);
+  switch (found.where) {
+    case FeedLog::Where::kBeyond:
+      return GetAnswer(Park{.for_rows = true});
+    case FeedLog::Where::kEnd:
+      return GetAnswer(EndAnswer{feed.log.rows()});
+    case FeedLog::Where::kDropped:
+      return Dropped(feed, row);
+    case FeedLog::Where::kHere:
+      break;
+  }
+  return Lend(feed, reader, *found.segment);
+}
+
+Result<ReaderHost::GetAnswer> FeedService::Impl::Lend(Feed& feed, ReaderId reader,
+                                                      const Segment& segment) {
+  if (memory.PrepareLease(feed, segment.number)) {
+    feed.log.Lease(reader, segment.number, FeedLog::Holds::kSegment);
+    return GetAnswer(SegmentAnswer{segment, memory.DescriptorOf(feed, segment), nullptr});
+  }
+  // An open segment while readers hold all the memory that they may. It closes as soon as the
+  // writer goes on; if the writer waits too, a copy lets the reader go on.
+  if (acquires.empty()) return GetAnswer(Park{.for_rows = false});
+  Result<FeedMemory::Copy> copy = memory.CopyToDisk(segment);
+  if (!copy.ok()) {
+    feed.log.Lease(reader, segment.number, FeedLog::Holds::kSegment);
+    return GetAnswer(SegmentAnswer{segment, memory.DescriptorOf(feed, segment), nullptr});
+  }
+  feed.log.Lease(reader, segment.number, FeedLog::Holds::kCopy);
+  SegmentAnswer answer{segment, copy->file.get(), std::make_shared<Fd>(std::move(copy->file))};
+  answer.segment.buffer = copy->id;
+  return GetAnswer(std::move(answer));
+}
+
+Status FeedService::Impl::Dropped(const Feed& feed, std::uint64_t row) const {
+  return FailedPrecondition(
+      "row " + std::to_string(row) + " of feed '" + feed.name +
+      "' was read before and its memory was used again, because cache='none' keeps rows "
+      "for one pass only; use cache='auto' to read them several times");
+}
+
+Status FeedService::Impl::Release(ReaderId reader, std::uint64_t segment, std::uint64_t answers) {
+  Feed& feed = *sessions.at(reader).feed;
+  ARC_ASSIGN(const std::vector<std::uint64_t> orphans, feed.log.Release(reader, segment, answers));
+  memory.Free(orphans);
+  return Status::Ok();
+}
+
+Result<KnownSteps> FeedService::Impl::Plan(ReaderId reader, std::uint64_t batch,
+                                           Remainder remainder) {
+  if (!failure.ok()) return failure;
+  Feed& feed = *sessions.at(reader).feed;
+  std::vector<RankRows>& ranks = feed.ranks;
+  ranks[static_cast<std::size_t>(rank)] = {feed.log.rows(), feed.log.ended()};
+  return DecideSteps(feed.name, ranks, rank, batch, remainder);
+}
+
+void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
+  Feed& feed = *sessions.at(reader).feed;
+  ++feed.passes_count;
+  feed.passes.push_back(pass);
+  if (feed.passes.size() > kMaxPasses) feed.passes.pop_front();
+}
+
+/// Gives back what a session that is over holds. Twice is once.
+void FeedService::Impl::LetGo(Session& session) {
+  if (session.released) return;
+  session.released = true;
+  memory.Free(session.feed->log.ReleaseAll(session.reader->id()));
+  Pump();
+}
+
+void FeedService::Impl::PumpSessions() {
+  for (auto& [id, session] : sessions) {
+    if (!session.reader->alive()) continue;
+    session.reader->Pump();
+    session.feed->log.Passed(session.reader->passed_row());
+  }
+}
+
+void FeedService::Impl::Pump() {
+  const std::size_t waiting = acquires.size();
+  PumpSessions();
+  PumpAcquires();
+  // A reader parked on an open segment may get a copy now that a writer waits.
+  if (acquires.size() > 0 && waiting > 0) PumpSessions();
+  for (const std::uint64_t id : memory.TakeGone()) {
+    for (auto& [reader, session] : sessions) session.reader->Forget(id);
+  }
+}
+
+void FeedService::Impl::Flush() {
+  if (flushing) return;  // the outer call goes on with what this one added
+  flushing = true;
+  while (!to_feeder.empty() || !changed.empty()) {
+    if (!to_feeder.empty()) {
+      const json packet = std::move(to_feeder.front());
+      to_feeder.pop_front();
+      if (callbacks.send_to_feeder) callbacks.send_to_feeder(packet);
+      continue;
+    }
+    const std::string feed = *changed.begin();
+    changed.erase(changed.begin());
+    if (callbacks.rows_changed) callbacks.rows_changed(feed);
+  }
+  flushing = false;
+}
+
+json FeedService::Impl::FeedStats(const Feed& feed) const {
+  json passes = json::array();
+  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass));
+  return json{{"rows", feed.log.rows()},
+              {"bytes", feed.log.total_bytes()},
+              {"ended", feed.log.ended()},
+              {"segments", feed.log.segments()},
+              {"spilled_segments", feed.log.segments_in_file()},
+              {"spilled_bytes", feed.spilled_bytes},
+              {"depth_bytes", feed.log.depth_bytes()},
+              {"leased_bytes", feed.log.leased_bytes()},
+              {"passes", std::move(passes)},
+              {"passes_count", feed.passes_count},
+              {"acquire_wait_ns", feed.acquire_wait_ns}};
+}
+
+json FeedService::Impl::Stats() const {
+  json stats{{"buffers_bytes", memory.store().used_bytes()},
+             {"peak_buffers_bytes", memory.store().peak_bytes()},
+             {"budget_bytes", memory.store().budget_bytes()},
+             {"spilled_bytes", 0},
+             {"feeds", json::object()}};
+  std::uint64_t spilled = 0;
+  for (const auto& [name, feed] : feeds) {
+    spilled += feed->spilled_bytes;
+    stats["feeds"][name] = FeedStats(*feed);
+  }
+  stats["spilled_bytes"] = spilled;
+  return stats;
+}
+
+FeedService::FeedService(ServiceOptions options, Callbacks callbacks)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(callbacks))) {}
+
+FeedService::~FeedService() = default;
+
+Status FeedService::OnFeederPacket(const json& body, std::vector<Fd> fds) {
+  const Status status = impl_->OnFeederPacket(body, std::move(fds));
+  impl_->Pump();
+  impl_->Flush();
+  return status;
+}
+
+Result<int> FeedService::AddReader(const std::string& feed, Fd socket) {
+  return impl_->AddReader(feed, std::move(socket));
+}
+
+bool FeedService::OnReaderReadable(int descriptor) {
+  const bool more = impl_->OnReaderReadable(descriptor);
+  impl_->Flush();
+  return more;
+}
+
+void FeedService::SetRanks(const std::string& feed, const std::vector<RankRows>& ranks) {
+  const Result<Impl::Feed*> found = impl_->FindFeed(feed);
+  if (!found.ok()) return;
+  std::vector<RankRows>& known = (*found)->ranks;
+  std::copy_n(ranks.begin(), std::min(ranks.size(), known.size()), known.begin());
+  impl_->Pump();
+  impl_->Flush();
+}
+
+RankRows FeedService::Local(const std::string& feed) const {
+  const Result<Impl::Feed*> found = impl_->FindFeed(feed);
+  if (!found.ok()) return {};
+  return {(*found)->log.rows(), (*found)->log.ended()};
+}
+
+void FeedService::RefuseMore() {
+  if (impl_->refusal.ok()) impl_->refusal = Cancelled("the node wants no more rows");
+  impl_->Pump();
+  impl_->Flush();
+}
+
+void FeedService::Fail(const Status& why) {
+  if (why.ok() || !impl_->failure.ok()) return;
+  impl_->failure = why;
+  if (impl_->refusal.ok()) impl_->refusal = why;
+  impl_->Pump();
+  impl_->Flush();
+}
+
+json FeedService::Stats() const { return impl_->Stats(); }
+
+}  // namespace arcflow::feed

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// FeedService::Impl: feeds, sessions and parked requests, shared by the sources of FeedService.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "arcflow/feed/reader_session.h"
+#include "arcflow/feed/service.h"
+#include "arcflow/feed/service_memory.h"
+
+namespace arcflow::feed {
+
+/// Every public call of FeedService changes state first, then pumps (sessions, then the feeder's
+/// parked requests), then flushes packets and callbacks: so a callback may call the service again.
+/// Threads: one thread.
+class FeedService::Impl final : public ReaderHost {
+ public:
+  Impl(ServiceOptions options, Callbacks callbacks);
+
+  struct Feed : FeedState {
+    columnar::Schema schema;
+    std::vector<RankRows> ranks;
+    std::deque<PassStats> passes;  // the newest
+    std::uint64_t passes_count = 0;
+    std::uint64_t acquire_wait_ns = 0;
+  };
+  struct Session {
+    std::unique_ptr<ReaderSession> reader;
+    Feed* feed = nullptr;
+    bool released = false;  // its leases are given back
+  };
+  struct ParkedAcquire {
+    Feed* feed = nullptr;
+    std::size_t bytes = 0;
+    std::chrono::steady_clock::time_point since;
+  };
+
+  // The feeder: service_feeder.cc
+  Status OnFeederPacket(const nlohmann::json& body, std::vector<Fd> fds);
+  Status OnAcquire(const nlohmann::json& body, Feed& feed);
+  Status OnPublish(const nlohmann::json& body, Feed& feed, std::vector<Fd> fds);
+  Status OnEnd(Feed& feed);
+  Status TakeMemory(std::uint64_t buffer, bool needed, std::vector<Fd> fds);
+  void PumpAcquires();
+  bool AnswerAcquire(const ParkedAcquire& request);
+
+  // Readers: service.cc
+  Result<int> AddReader(const std::string& feed, Fd socket);
+  bool OnReaderReadable(int descriptor);
+  Result<GetAnswer> Get(ReaderId reader, std::uint64_t row) override;
+  Status Release(ReaderId reader, std::uint64_t segment, std::uint64_t answers) override;
+  Result<KnownSteps> Plan(ReaderId reader, std::uint64_t batch, Remainder remainder) override;
+  void AddPass(ReaderId reader, const PassStats& pass) override;
+  Result<GetAnswer> Lend(Feed& feed, ReaderId reader, const Segment& segment);
+  Status Dropped(const Feed& feed, std::uint64_t row) const;
+  void PumpSessions();
+  void LetGo(Session& session);
+
+  /// What follows every change: answers what can be answered.
+  void Pump();
+  /// Hands out packets and callbacks. Callbacks may call the service.
+  void Flush();
+
+  Result<Feed*> FindFeed(const std::string& name);
+  nlohmann::json Stats() const;
+  nlohmann::json FeedStats(const Feed& feed) const;
+
+  static FeedMemory::Feeds StatesOf(const std::map<std::string, std::unique_ptr<Feed>>& feeds);
+  static std::map<std::string, std::unique_ptr<Feed>> MakeFeeds(const ServiceOptions& options);
+
+  int rank;
+  int size;
+  Callbacks callbacks;
+  std::map<std::string, std::unique_ptr<Feed>> feeds;
+  FeedMemory memory;
+  std::map<ReaderId, Session> sessions;
+  std::map<int, ReaderId> by_descriptor;
+  ReaderId next_reader = 1;
+  std::deque<ParkedAcquire> acquires;
+  Status refusal;  // why acquires are refused; OK while they are not
+  Status failure;  // why readers fail; OK while they do not
+
+  std::deque<nlohmann::json> to_feeder;
+  std::set<std::string> changed;
+  bool flushing = false;
+};
+
+}  // namespace arcflow::feed
