@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "arcflow/base/deadline.h"
 #include "arcflow/base/status.h"
@@ -21,6 +22,7 @@ class SegmentSource {
     std::uint64_t buffer = 0;      // id of the memory
     std::size_t size_bytes = 0;    // its size; >= what was asked for
     bool create = false;           // true: make a memfd of that size; false: a buffer this writer made before, empty again
+    std::vector<std::uint64_t> drop;  // buffers given up for this one: whoever made them unmaps them first
   };
   virtual ~SegmentSource() = default;
   /// Waits until the budget allows a segment of `min_bytes`. Cancelled when the node wants no more rows;
@@ -46,9 +48,14 @@ class Writer {
   /// Copies all rows of a struct array (a record batch) whose children match the schema by name, in any order.
   /// Checked before any row is visible: InvalidArgument with feed, column and first bad row for a missing column, another
   /// type than the schema says, a null (count given), a list or raw value of another length.
-  /// Cancelled when the node wants no more rows.
-  Status Append(const ArrowSchema& schema, const ArrowArray& batch, Deadline deadline);
-  /// Closes the open segment. Idempotent.
+  /// Cancelled when the node wants no more rows. Whole rows only ever become visible, in order; when Append fails after
+  /// some rows of the batch were taken, rows() counts them.
+  /// `taken` (may be null): the first row to append on entry, the first row not yet visible on return. With it, an Append
+  /// that ran into DeadlineExceeded goes on where it stopped when called again with the same batch; without it, such an
+  /// Append that took a part of the batch makes the writer unusable (FailedPrecondition), as Unavailable and Cancelled do.
+  Status Append(const ArrowSchema& schema, const ArrowArray& batch, Deadline deadline,
+                std::size_t* taken = nullptr);
+  /// Closes the open segment. Idempotent; nothing to do after an error.
   Status Finish();
 
   std::uint64_t rows() const;

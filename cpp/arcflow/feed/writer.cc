@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writer: copies checked Arrow batches into segments, publishing as it goes.
+#include "arcflow/feed/writer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arcflow/base/fd.h"
+#include "arcflow/base/mapping.h"
+#include "arcflow/columnar/arrow_view.h"
+#include "arcflow/feed/segment.h"
+#include "arcflow/feed/segment_plan.h"
+
+namespace arcflow::feed {
+
+using columnar::BatchView;
+
+struct Writer::Impl {
+  /// The segment being filled.
+  struct Open {
+    SegmentSource::Grant grant;
+    std::byte* base = nullptr;
+    SegmentLayout layout;
+    std::size_t rows = 0;
+    std::vector<std::size_t> string_bytes;  // used so far, by column; 0 for others
+    Fd memfd;                               // until the first publish hands it over
+  };
+
+  Impl(Options o, SegmentSource& s)
+      : options(std::move(o)), source(s), planner(options.schema, options.segment_bytes) {}
+
+  Status Append(const BatchView& batch, Deadline deadline, std::size_t* row);
+  Status OpenSegment(const BatchView& batch, std::size_t row, Deadline deadline);
+  Result<std::byte*> MapBuffer(const SegmentSource::Grant& grant, Fd* memfd);
+  std::size_t RowsThatFit(const BatchView& batch, std::size_t row) const;
+  void Copy(const BatchView& batch, std::size_t row, std::size_t n);
+  Status Publish(bool closed);
+
+  const Options options;
+  SegmentSource& source;
+  SegmentPlanner planner;
+  std::map<std::uint64_t, Mapping>
+      mappings;  // by buffer id; kept, so that recycled memory stays faulted in
+  std::optional<Open> open;
+  Status failed;  // sticky
+  std::uint64_t rows = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t wait_ns = 0;
+};
+
+/// Maps a new buffer, or finds the mapping of one used before.
+Result<std::byte*> Writer::Impl::MapBuffer(const SegmentSource::Grant& grant, Fd* memfd) {
+  for (std::uint64_t gone : grant.drop) mappings.erase(gone);
+  if (!grant.create) {
+    const auto it = mappings.find(grant.buffer);
+    if (it == mappings.end() || it->second.size_bytes() < grant.size_bytes) {
+      return Internal("buffer " + std::to_string(grant.buffer) + " of " +
+                      std::to_string(grant.size_bytes) + " bytes was never made by this writer");
+    }
+    return it->second.data();
+  }
+  ARC_ASSIGN(*memfd, CreateMemfd("arcflow-" + options.feed, grant.size_bytes));
+  ARC_ASSIGN(Mapping mapping, Mapping::Map(*memfd, grant.size_bytes, true, true));
+  ARC_TRY(SealForReaders(*memfd));  // after mapping: this mapping stays the only writable one
+  std::byte* base = mapping.data();
+  mappings.insert_or_assign(grant.buffer, std::move(mapping));
+  return base;
+}
+
+Status Writer::Impl::OpenSegment(const BatchView& batch, std::size_t row, Deadline deadline) {
+  ARC_ASSIGN(SegmentPlanner::Plan plan, planner.Next(batch, row));
+  const auto begin = Deadline::Clock::now();
+  Result<SegmentSource::Grant> grant = source.Acquire(options.feed, plan.ask_bytes, deadline);
+  wait_ns +=
+      static_cast<std::uint64_t>(std::chrono::nanoseconds(Deadline::Clock::now() - begin).count());
+  if (!grant.ok()) return grant.status();
+  if (grant->size_bytes < plan.layout.size_bytes) {
+    return Internal("asked for " + std::to_string(plan.ask_bytes) + " bytes, was granted " +
+                    std::to_string(grant->size_bytes));
+  }
+  Open next;
+  ARC_ASSIGN(next.base, MapBuffer(*grant, &next.memfd));
+  next.grant = std::move(*grant);
+  next.layout = std::move(plan.layout);
+  next.string_bytes.resize(next.layout.columns.size());
+  next.layout.WriteTo(next.base);
+  for (const ColumnRegion& region : next.layout.columns) {
+    if (region.is_string()) *reinterpret_cast<std::int64_t*>(next.base + region.offset) = 0;
+  }
+  open = std::move(next);
+  return Status::Ok();
+}
+
+std::size_t Writer::Impl::RowsThatFit(const BatchView& batch, std::size_t row) const {
+  std::size_t n = std::min(batch.rows - row, open->layout.capacity_rows - open->rows);
+  for (std::size_t c = 0; c < batch.columns.size(); ++c) {
+    const ColumnRegion& region = open->layout.columns[c];
+    if (!region.is_string()) continue;
+    n = columnar::StringsThatFit(batch.columns[c], row, n,
+                                 region.data_size - open->string_bytes[c]);
+  }
+  return n;
+}
+
+void Writer::Impl::Copy(const BatchView& batch, std::size_t row, std::size_t n) {
+  for (std::size_t c = 0; c < batch.columns.size(); ++c) {
+    const ColumnRegion& region = open->layout.columns[c];
+    const columnar::ColumnView& view = batch.columns[c];
+    if (!region.is_string()) {
+      columnar::CopyRows(view, options.schema.columns[c], row, n,
+                         open->base + region.offset + open->rows * region.row_bytes);
+      bytes += n * region.row_bytes;
+      continue;
+    }
+    std::size_t& used = open->string_bytes[c];
+    auto* ends = reinterpret_cast<std::int64_t*>(open->base + region.offset) + open->rows + 1;
+    columnar::CopyStrings(view, row, n, static_cast<std::int64_t>(used), ends,
+                          open->base + region.data_offset + used);
+    const auto added = static_cast<std::size_t>(columnar::StringBytes(view, row, n));
+    used += added;
+    bytes += added;
+  }
+  open->rows += n;
+}
+
+/// A publish that failed leaves unknown what the agent has seen, so the writer is then unusable.
+Status Writer::Impl::Publish(bool closed) {
+  failed = source.Publish(options.feed, open->grant, open->rows, closed, open->memfd.get());
+  if (!failed.ok()) return failed;
+  open->memfd.reset();
+  if (closed) open.reset();
+  return Status::Ok();
+}
+
+/// Appends rows from `*row` on; `*row` is the first row not visible, also after an error.
+Status Writer::Impl::Append(const BatchView& batch, Deadline deadline, std::size_t* row) {
+  while (*row < batch.rows) {
+    if (!open) ARC_TRY(OpenSegment(batch, *row, deadline));
+    const std::size_t n = RowsThatFit(batch, *row);
+    if (n == 0) {
+      if (open->rows == 0) return Internal("the planned segment does not hold its first row");
+      ARC_TRY(Publish(true));
+      continue;
+    }
+    Copy(batch, *row, n);
+    planner.Observe(batch, *row, n);
+    const bool full = open->rows == open->layout.capacity_rows || *row + n < batch.rows;
+    ARC_TRY(Publish(full));
+    *row += n;
+    rows += n;
+  }
+  return Status::Ok();
+}
+
+Writer::Writer(Options options, SegmentSource& source)
+    : impl_(std::make_unique<Impl>(std::move(options), source)) {}
+Writer::~Writer() = default;
+
+Status Writer::Append(const ArrowSchema& schema, const ArrowArray& batch, Deadline deadline,
+                      std::size_t* taken) {
+  if (!impl_->failed.ok()) return impl_->failed;
+  const std::string label = "feed '" + impl_->options.feed + "'";
+  const Result<BatchView> view = columnar::ViewBatch(impl_->options.schema, schema, batch);
+  if (!view.ok()) return view.status().WithContext(label);
+  std::size_t row = taken != nullptr ? *taken : 0;
+  if (row > view->rows)
+    return InvalidArgument(label + ": the batch has no row " + std::to_string(row));
+  const std::size_t first = row;
+  const Status status = impl_->Append(*view, deadline, &row);
+  if (taken != nullptr) *taken = row;
+  if (status.ok()) return status;
+  if (status.code() != Code::kDeadlineExceeded || !impl_->failed.ok()) {
+    impl_->failed = status.WithContext(label);
+    return impl_->failed;
+  }
+  if (taken == nullptr && row > first) {
+    impl_->failed =
+        FailedPrecondition(label + ": an earlier batch was cut off by its deadline after " +
+                           std::to_string(row) + " of " + std::to_string(view->rows) + " rows");
+  }
+  return status.WithContext(label);
+}
+
+Status Writer::Finish() {
+  if (!impl_->failed.ok() || !impl_->open) return Status::Ok();
+  const Status status = impl_->Publish(true);
+  if (!status.ok()) impl_->failed = status.WithContext("feed '" + impl_->options.feed + "'");
+  return impl_->failed;
+}
+
+std::uint64_t Writer::rows() const { return impl_->rows; }
+std::uint64_t Writer::bytes() const { return impl_->bytes; }
+std::uint64_t Writer::wait_ns() const { return impl_->wait_ns; }
+
+}  // namespace arcflow::feed
