@@ -93,6 +93,8 @@ HostPort Coordinator::address() const { return impl_->address; }
 
 Result<std::optional<std::string>> Coordinator::NextEvent(Deadline deadline) { return impl_->events.Next(deadline); }
 
+bool Coordinator::over() const { return impl_->events.has_last(); }
+
 Status Coordinator::Stop(Code code, const std::string& reason) {
   if (code == Code::kOk) return InvalidArgument("a run is stopped with the code of an error, not OK");
   const std::lock_guard lock(impl_->close_mutex);

@@ -28,9 +28,9 @@ struct CoordinatorOptions {
 /// Events, JSON objects with a string `event`, in order:
 ///   joined {rank, role, host}          rejected {rank, message}       started {cluster}
 ///   progress {ranks: [{rank, counters, feeds, rss_bytes}…]}           log {rank, line}
-///   node {rank, …} (what a node said by progress)                     failed {failure}: the verdict, once
+///   node {rank, progress}: what a node said                           failed {failure}: the verdict, once
 ///   stopped {code, reason}: Stop() was called                         finished {rank, status}
-///   all_finished {status: ok|failed|stopped, failure?, ranks: [{rank, status, metrics, rows}…]}: the last event
+///   all_finished {status: ok|failed|stopped, reason, failure?, ranks: [{rank, status, metrics, rows}…]}: the last event
 ///
 /// Threads: every method from any thread; one loop thread inside. Blocking: NextEvent until its deadline, Close (bounded).
 class Coordinator {
@@ -48,6 +48,9 @@ class Coordinator {
   /// The next event as JSON text; std::nullopt when the deadline passed, or after `all_finished` was handed out.
   /// Errors: Cancelled after Close().
   Result<std::optional<std::string>> NextEvent(Deadline deadline);
+
+  /// Whether `all_finished` has been put into the queue.
+  bool over() const;
 
   /// Ends the run: agents stop their nodes and leave. The first end of a run counts; later calls do nothing.
   /// Not OK codes only (InvalidArgument otherwise). Does not wait: go on with NextEvent until `all_finished`.

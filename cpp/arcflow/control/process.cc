@@ -132,6 +132,9 @@ Result<Fd> OpenPidfd(pid_t pid) {
 }
 
 Result<ChildProcess> ChildProcess::Spawn(const SpawnOptions& options) {
+  if (!options.cwd.empty() && ::access(options.cwd.c_str(), X_OK) != 0) {
+    return Status::FromErrno(errno, "working directory " + options.cwd);
+  }
   SpawnSetup setup;
   ARC_TRY(setup.Prepare(options));
   std::vector<char*> argv = Pointers(options.argv);

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Agent: the process that owns one node: feeds it, watches it, reports on it, ends it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "arcflow/base/counter_page.h"
+#include "arcflow/base/fd.h"
+#include "arcflow/base/status.h"
+#include "arcflow/control/agent_session.h"
+#include "arcflow/control/coordinator.h"
+#include "arcflow/control/held_port.h"
+#include "arcflow/control/node_process.h"
+#include "arcflow/control/protocol.h"
+#include "arcflow/feed/service.h"
+#include "arcflow/net/loop.h"
+#include "arcflow/net/packet.h"
+
+namespace arcflow::control {
+
+/// The numbers of the descriptors that the feeder leaves in the agent.
+inline constexpr int kAgentStdin = 0;
+inline constexpr int kAgentFeederFd = 3;
+
+/// main() of the agent executable: runs an agent on descriptors 0 and 3, or, as `--exec-node PID -- ARGV…`, becomes a node.
+/// Returns the exit code.
+int AgentMain(int argc, char* argv[]);
+
+/// One agent, from its configuration to its outcome.
+/// It ends when its feeder closes it or dies, and never before it has ended its node and everything below it.
+/// Threads: one, the caller's, which runs the loop; a hosted coordinator has its own.
+class Agent {
+ public:
+  explicit Agent(Fd feeder);
+  ~Agent();
+
+  /// Runs until the end. Errors: of the descriptors given; nothing was started then.
+  Status Run();
+
+ private:
+  enum class Phase { kConfig, kJoining, kRunning, kEnding, kLingering, kOver };
+
+  // Watches.
+  Status Watch();
+  Status WatchFeeder();
+  bool OnFeederPacket();
+  bool OnStdin();
+  void OnFeederGone(const std::string& how);
+  void OnExecutorGone();
+  void OnSignal(int signal);
+
+  // Feeder.
+  void HandleFeederPacket(net::Message& message);
+  void OnConfig(net::Message& message);
+  void OnAbort(const nlohmann::json& body);
+  void SendToFeeder(const nlohmann::json& packet, const std::vector<int>& fds);
+  void SendOutcome();
+
+  // Run.
+  Status Configure(net::Message& message);
+  Status HostCoordinator(HostPort* address);
+  void Join();
+  void OnStart(std::vector<Member> cluster);
+  Status StartNode(const std::vector<Member>& cluster);
+  NodeProcess::Callbacks NodeCallbacks();
+  std::string NodeConfig(const std::vector<Member>& cluster) const;
+  void OnReader(const std::string& feed, Fd socket);
+  void OnNodeEnd(NodeProcess::End end);
+  void ForwardLine(std::string_view line);
+  void Beat();
+  void ScheduleBeat(bool now);
+
+  // The end.
+  void Fail(Failure failure, double grace_s);
+  void OnVerdict(Verdict verdict);
+  void Advance();
+  void Finish();
+  bool HostedOver();
+  nlohmann::json Metrics() const;
+  nlohmann::json Counters() const;
+  nlohmann::json Rows() const;
+  void Mark(const char* what);
+
+  Fd feeder_;
+  Phase phase_ = Phase::kConfig;
+  std::unique_ptr<net::Loop> loop_;
+  std::vector<Fd> pidfds_;
+  AgentConfig config_;
+  Fd payload_;
+  HeldPort port_;
+  std::shared_ptr<CounterPage> counters_;
+  std::unique_ptr<Coordinator> hosted_;
+  std::unique_ptr<feed::FeedService> service_;
+  std::unique_ptr<AgentSession> session_;
+  std::unique_ptr<NodeProcess> node_;
+  std::optional<Failure> failure_;  // this node's own
+  std::optional<Verdict> verdict_;
+  Fd result_;
+  bool session_lost_ = false;
+  bool feeder_gone_ = false;
+  bool done_sent_ = false;
+  bool verdict_timed_out_ = false;
+  bool said_bye_ = false;
+  net::Loop::TimerId beat_timer_ = 0;
+  std::uint64_t lines_this_second_ = 0;
+  std::uint64_t lines_left_out_ = 0;
+  std::uint64_t rss_peak_bytes_ = 0;
+  std::vector<std::pair<std::string, double>> times_;  // seconds since the epoch
+};
+
+}  // namespace arcflow::control
