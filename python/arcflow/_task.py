@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
+import os
 import re
 import socket
 import sys
@@ -39,7 +41,8 @@ class Plan:
     tagged: bool  # rows are (tag, struct of feed 0, struct of feed 1, …)
     python: list[str] | None
     env: dict[str, str]
-    agent: dict[str, Any]  # passed to the agent as they are
+    agent: dict[str, Any]  # passed to the agent as it is
+    job: dict[str, Any]  # passed to the node
     payload: bytes
 
 
@@ -106,7 +109,10 @@ def _check_task(plan: Plan, context: Any) -> None:
 
 def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
     address = context.getTaskInfos()[rank].address
-    host = _executor.advertised_host(address, plan.coordinator[0])
+    if not plan.ask_reach and _executor.is_loopback(plan.coordinator[0]):
+        host = "127.0.0.1"  # the driver's loopback is ours: one machine
+    else:
+        host = _executor.advertised_host(address, plan.coordinator[0])
     role, index = ("chief", 0) if rank == 0 else ("worker", rank - 1)
     config = {
         "run_id": plan.run_id,
@@ -117,23 +123,33 @@ def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
         "index": index,
         "host": host,
         "python": [*(plan.python or [sys.executable]), "-m", "arcflow._node"],
-        "env": {"PYTHONPATH": _executor.node_python_path(), **plan.env},
+        "env": {**_node_environment(), **plan.env},
         "cwd": _working_directory(),
         "versions": _executor.versions(),
         "jvm_pid": _executor.jvm_pid(),
         "feeds": plan.feeds,
         "local_dirs": _executor.local_dirs(),
         "forward_log": rank == 0,
-        "job": {"run_id": plan.run_id, "local_dirs": _executor.local_dirs()},
+        "job": {**plan.job, "local_dirs": _executor.local_dirs()},
         **plan.agent,
     }
     config.update(_find_coordinator(plan, context, rank, host))
     return config
 
 
-def _working_directory() -> str:
-    import os
+def _node_environment() -> dict[str, str]:
+    """Environment of the node; a user's own settings win where they exist."""
+    defaults = {
+        "PYTHONUNBUFFERED": "1",  # the last lines before a death must be there
+        "PYTHONFAULTHANDLER": "1",
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+    }
+    found = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    return {"PYTHONPATH": _executor.node_python_path(), **found}
 
+
+def _working_directory() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -243,5 +259,5 @@ def runs(tags: np.ndarray) -> Iterator[tuple[int, int, int]]:
     if not len(tags):
         return
     edges = [0, *(np.flatnonzero(np.diff(tags)) + 1).tolist(), len(tags)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         yield int(tags[start]), start, stop - start

@@ -12,7 +12,9 @@ from pathlib import Path
 def version() -> str:
     """Return the version, such as ``"1.2.3"``; ``"0+unknown"`` when nothing tells it."""
     source = Path(__file__).resolve().parents[2] / "VERSION"
-    if source.parent.joinpath("python", "arcflow").is_dir() and source.is_file():  # a source tree wins over an older installed copy
+    if (
+        source.parent.joinpath("python", "arcflow").is_dir() and source.is_file()
+    ):  # a source tree wins over an older installed copy
         return source.read_text().strip()
     try:
         return importlib.metadata.version("arcflow")

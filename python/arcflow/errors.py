@@ -182,7 +182,9 @@ class NodeFailedError(ArcflowError):
 
     code = "ABORTED"
 
-    def __init__(self, failure: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, failure: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         self.failure = dict(failure)
         self.others = [dict(other) for other in others]
         super().__init__(self.failure, self.others)
@@ -244,4 +246,3 @@ def node_name(role: str, rank: int, index: int | None = None) -> str:
     if index is None:
         index = rank - 1 if role == "worker" and rank > 0 else max(rank, 0)
     return f"{role}:{index}"
-

@@ -126,7 +126,9 @@ class Feed:
             )
         measured = dict(zip(asked, list(rows[0])[1:], strict=True))
         return [
-            _schema.settle(column, measured[column.name], where) if column.name in measured else column
+            _schema.settle(column, measured[column.name], where)
+            if column.name in measured
+            else column
             for column in columns
         ]
 

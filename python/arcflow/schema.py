@@ -103,7 +103,9 @@ def plan_columns(
                     f"{where}{option} names {name!r}, but the DataFrame has {_listed(fields)}"
                 )
             if name not in names:
-                raise InvalidArgumentError(f"{where}{option} names {name!r}, which is not in columns")
+                raise InvalidArgumentError(
+                    f"{where}{option} names {name!r}, which is not in columns"
+                )
     for name in names:
         if list(names).count(name) > 1 or [f.name for f in schema.fields].count(name) > 1:
             raise InvalidArgumentError(
@@ -116,7 +118,9 @@ def plan_columns(
         context = f"{where}column {name!r}"
         if name in raw:
             if name in shapes:
-                raise InvalidArgumentError(f"{context} is in shapes= and in raw=: raw= has the shape")
+                raise InvalidArgumentError(
+                    f"{context} is in shapes= and in raw=: raw= has the shape"
+                )
             columns.append(_raw_column(name, fields[name].dataType, raw[name], context))
         else:
             columns.append(_column(name, fields[name].dataType, shapes.get(name), context))
@@ -124,7 +128,7 @@ def plan_columns(
 
 
 def probe_expression(column: Column) -> str | None:
-    """SQL for what the first row must tell about a column: elements of an array, bytes of a raw value."""
+    """Return SQL for what the first row must tell: elements of an array, bytes of a raw value."""
     quoted = quote(column.name)
     if column.source == "list":
         return f"cast(size({quoted}) as bigint)"
@@ -175,7 +179,7 @@ def settle(column: Column, measured: int | None, where: str = "") -> Column:
 
 
 def quote(name: str) -> str:
-    """A column's name as SQL writes it."""
+    """Return a column's name as SQL writes it."""
     return "`" + name.replace("`", "``") + "`"
 
 
@@ -194,7 +198,9 @@ def _column(name: str, spark_type: Any, shape: Sequence[int] | None, context: st
         return Column(name, _SCALARS[kind], "scalar", ())
     if type_name in ("string", "binary", "char", "varchar"):
         return Column(name, "string", "scalar", ())
-    raise InvalidArgumentError(f"{context} is {kind}, which cannot be fed: {_advice(name, spark_type)}")
+    raise InvalidArgumentError(
+        f"{context} is {kind}, which cannot be fed: {_advice(name, spark_type)}"
+    )
 
 
 def _raw_column(name: str, spark_type: Any, spec: RawSpec, context: str) -> Column:
@@ -210,7 +216,9 @@ def _raw_column(name: str, spark_type: Any, spec: RawSpec, context: str) -> Colu
             f"{context}: raw= wants (dtype, shape) such as ('float32', (784,)), not {spec!r}"
         ) from None
     if dtype not in _RAW_DTYPES:
-        raise InvalidArgumentError(f"{context}: raw= cannot hold {dtype}; one of {_listed(_RAW_DTYPES)}")
+        raise InvalidArgumentError(
+            f"{context}: raw= cannot hold {dtype}; one of {_listed(_RAW_DTYPES)}"
+        )
     return Column(name, dtype, "raw", _checked_shape(shape, context))
 
 

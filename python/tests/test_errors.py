@@ -59,7 +59,9 @@ def test_node_failure_names_node_and_reason_first_then_traceback_then_log():
 
 
 def test_node_failure_has_attributes_and_survives_pickling():
-    error = pickle.loads(pickle.dumps(errors.NodeFailedError(FAILURE, [{**FAILURE, "rank": 0, "role": "chief"}])))
+    error = pickle.loads(
+        pickle.dumps(errors.NodeFailedError(FAILURE, [{**FAILURE, "rank": 0, "role": "chief"}]))
+    )
     assert (error.rank, error.role, error.node, error.host) == (2, "worker", "worker:1", "10.0.0.7")
     assert (error.cause, error.type, error.message) == ("exception", "ValueError", "bad label 11")
     assert error.log_tail == ["epoch 1", "epoch 2"]
@@ -68,7 +70,15 @@ def test_node_failure_has_attributes_and_survives_pickling():
 
 
 def test_node_failure_by_signal_names_the_signal():
-    failure = {"rank": 0, "role": "chief", "host": "h", "cause": "signal", "signal": "SIGKILL", "exit_code": -1, "message": ""}
+    failure = {
+        "rank": 0,
+        "role": "chief",
+        "host": "h",
+        "cause": "signal",
+        "signal": "SIGKILL",
+        "exit_code": -1,
+        "message": "",
+    }
     assert "failed: killed by SIGKILL" in str(errors.NodeFailedError(failure)).splitlines()[0]
 
 

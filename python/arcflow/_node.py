@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m arcflow._node`: the process in which the user's function runs, started by the agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from . import errors
+from .context import _FOREVER_S, Context
+
+_EXIT_BARRIER = "arcflow/exit"
+_MAX_TRACEBACK = 12_000
+# TensorFlow's errors that survivors raise when another node died.
+_PEER_LOSS_TYPES = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"}
+_PEER_LOSS_TEXTS = (
+    "Collective ops is aborted",
+    "Connection reset by peer",
+    "Connection refused",
+    "Socket closed",
+    "failed to connect to all addresses",
+    "coordination service",
+    "Coordination service",
+    "heartbeat timeout",
+)
+
+
+class _FunctionError(Exception):
+    """The function could not be called, or its value not be sent; the message is for users."""
+
+
+def main() -> NoReturn:
+    """Run the node. Never returns: TensorFlow's clean exit takes seconds and can hang."""
+    from . import _core
+
+    broker_fd = int(os.environ["ARCFLOW_NODE_FD"])
+    link = _core.NodeLink(broker_fd)
+    status = 1
+    try:
+        text, payload = link.config()
+        config = json.loads(text)
+        set_tf_config(config)
+        value = _call(link, broker_fd, config, payload)
+        if int(config["size"]) > 1:
+            link.barrier(_EXIT_BARRIER, b"", _FOREVER_S)  # nobody leaves while others still compute
+        link.result(value)
+        status = 0
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are failures of the node too
+        _report(link, error)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        os._exit(status)
+
+
+def set_tf_config(config: Mapping[str, Any]) -> None:
+    """Set ``TF_CONFIG`` as TensorFlow expects it; one node alone has none."""
+    os.environ.pop("TF_CONFIG", None)
+    if int(config["size"]) > 1:
+        task = {"type": config["role"], "index": int(config["index"])}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": config["cluster"], "task": task})
+
+
+def _call(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) -> bytes:
+    """Unpickle the function, call it, and pickle what it returns."""
+    import cloudpickle
+
+    try:
+        fn, args = cloudpickle.loads(payload)
+    except ImportError as error:
+        raise _FunctionError(
+            f"the function needs a module that the node cannot import: {error}. Ship it with "
+            "spark.addArtifact(…, pyfile=True) or sc.addPyFile, install it on the executors, or "
+            "define the function in the main program"
+        ) from error
+    except Exception as error:
+        raise _FunctionError(
+            f"the function cannot be unpickled in the node: {type(error).__name__}: {error}"
+        ) from error
+    value = fn(Context(link, broker_fd, config, args))
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as error:
+        raise _FunctionError(
+            f"what the function returned ({type(value).__name__}) cannot be sent to the driver: "
+            f"{type(error).__name__}: {error}. Return plain Python or NumPy values"
+        ) from error
+
+
+def _report(link: Any, error: BaseException) -> None:
+    """Tell the agent how the node failed."""
+    failure = describe(error)
+    print(failure["traceback"], file=sys.stderr)
+    try:
+        link.failed(json.dumps(failure))
+    except errors.ArcflowError as gone:  # the agent is gone, and ends us anyway
+        print(f"cannot report the failure: {gone}", file=sys.stderr)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return a failure as the agent takes it: type, message, traceback, peer_loss."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > _MAX_TRACEBACK:
+        text = text[: _MAX_TRACEBACK // 3] + "\n  …\n" + text[-2 * _MAX_TRACEBACK // 3 :]
+    name, message = type(error).__name__, str(error)
+    if isinstance(error, SystemExit):
+        message = f"the function called sys.exit({error.code!r}); return from it instead"
+    if isinstance(error, _FunctionError):
+        name = type(error.__cause__).__name__ if error.__cause__ else "Error"
+    return {"type": name, "message": message, "traceback": text, "peer_loss": is_peer_loss(error)}
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Whether an error looks like the consequence of another node's death."""
+    marked = getattr(error, "peer_loss", None)
+    if marked is not None:
+        return bool(marked)
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, errors.AbortedError | errors.UnavailableError | errors.CancelledError):
+            return True
+        if type(one).__module__.startswith("tensorflow"):
+            if type(one).__name__ in _PEER_LOSS_TYPES:
+                return True
+            if any(text in str(one) for text in _PEER_LOSS_TEXTS):
+                return True
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return False
+
+
+if __name__ == "__main__":
+    main()

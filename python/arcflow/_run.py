@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run as the driver sees it: coordinator and Spark job side by side, until both have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import _executor, _job, _spark_errors, _task, errors
+from .feed import PlannedFeed
+from .progress import Progress
+
+_POLL_S = 0.1
+# Added to the grace period of nodes: how long a stopped run may take before its Spark job is cancelled.
+_STOP_SLACK_S = 20.0
+# How long the coordinator is asked for a better reason after the Spark job failed.
+_VERDICT_S = 6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of a cluster that have defaults; see `Cluster`."""
+
+    feed_memory_bytes: int
+    start_timeout_s: float
+    heartbeat_timeout_s: float
+    grace_s: float
+    log_lines: int
+    progress: bool
+    host: str | None
+    bind_host: str | None
+    port: int
+    python: tuple[str, ...] | None
+    env: dict[str, str]
+    remainder: str
+
+    @property
+    def segment_bytes(self) -> int:
+        """Size of segments that a writer aims at: many in the budget, none tiny."""
+        return max(64 * 1024, min(16 << 20, self.feed_memory_bytes // 16))
+
+
+@dataclasses.dataclass
+class NodeOutcome:
+    """What the task of one rank returned."""
+
+    rank: int
+    outcome: dict[str, Any]
+    result: bytes
+
+
+class Run:
+    """Starts one run and sees it through.
+
+    Threads: one, the caller's. `execute` may be called once.
+    """
+
+    def __init__(
+        self, spark: Any, size: int, options: Options, feeds: Sequence[PlannedFeed], payload: bytes
+    ) -> None:
+        self._spark = spark
+        self._size = size
+        self._options = options
+        self._feeds = feeds
+        self._payload = payload
+        self._connect = _job.is_connect(spark)
+        self.run_id = secrets.token_hex(8)
+        self._failure: dict[str, Any] | None = None
+        self._stopped: str | None = None
+        self._joined: set[int] = set()
+        self._first_joined_at: float | None = None
+        self._started = False
+        self._all_finished = False
+        self._give_up_at: float | None = None
+
+    def execute(self) -> list[NodeOutcome]:
+        """Run all nodes; return their outcomes in order of rank.
+
+        Raises
+        ------
+        NodeFailedError
+            A node failed; the first one is named.
+        RunInterruptedError
+            The user pressed Ctrl-C.
+        ArcflowError
+            The run could not be started, or its Spark job failed.
+        """
+        frame, tagged = _job.make_input(self._spark, self._feeds, self._size)
+        secret = secrets.token_bytes(32)
+        bind, advertise = coordinator_hosts(self._spark, self._options)
+        with self._coordinator(bind, advertise, secret) as self._coordinator_handle:
+            address = split_address(self._coordinator_handle.address)
+            plan = self._plan(secret, address, tagged)
+            self._job = _job.BarrierJob(
+                self._spark, frame, _job.make_task(plan), f"arcflow-{self.run_id}"
+            )
+            with Progress(self._size, [f.name for f in self._feeds], self._options.progress) as bar:
+                self._progress = bar
+                return self._see_through()
+
+    @contextlib.contextmanager
+    def _coordinator(self, bind: str, advertise: str, secret: bytes) -> Iterator[Any]:
+        from . import _core
+
+        options = json.dumps({"run_id": self.run_id, **self._tuning(hosted=False)})
+        coordinator = _core.Coordinator(
+            bind, advertise, self._options.port, secret, self._size, options
+        )
+        try:
+            yield coordinator
+        finally:
+            coordinator.close()
+
+    def _tuning(self, *, hosted: bool) -> dict[str, Any]:
+        """Return the coordinator's settings; the driver watches the start, as it knows what Spark does."""
+        forever = 1e6
+        return {
+            "join_timeout_s": self._options.start_timeout_s if hosted else forever,
+            "heartbeat_timeout_s": self._options.heartbeat_timeout_s,
+            "barrier_timeout_s": forever,
+            "bye_timeout_s": self._options.grace_s + _STOP_SLACK_S,
+            "expected_versions": _executor.versions(),
+        }
+
+    def _plan(self, secret: bytes, address: tuple[str, int], tagged: bool) -> _task.Plan:
+        options = self._options
+        return _task.Plan(
+            run_id=self.run_id,
+            secret=secret.hex(),
+            size=self._size,
+            version=_executor.versions()["arcflow"],
+            coordinator=address,
+            tuning=self._tuning(hosted=True),
+            ask_reach=self._connect,
+            feeds={feed.name: feed.to_json() for feed in self._feeds},
+            tagged=tagged,
+            python=list(options.python) if options.python else None,
+            env=options.env,
+            agent={
+                "feed_memory_bytes": options.feed_memory_bytes,
+                "segment_bytes": options.segment_bytes,
+                "grace_s": options.grace_s,
+                "connect_timeout_s": options.start_timeout_s,
+                "log_tail_lines": options.log_lines,
+            },
+            job={"run_id": self.run_id, "remainder": options.remainder},
+            payload=self._payload,
+        )
+
+    def _see_through(self) -> list[NodeOutcome]:
+        self._job.start()
+        try:
+            self._idle_since = time.monotonic()
+            while not self._job.done:
+                self._take_event(_POLL_S)
+                self._watch_start()
+                if self._give_up_at is not None and time.monotonic() > self._give_up_at:
+                    break
+            return self._conclude()
+        except KeyboardInterrupt:
+            self._end(errors.CancelledError.code, "interrupted in the driver", wait_s=5.0)
+            raise errors.RunInterruptedError(
+                "the run was interrupted in the driver; all nodes were stopped"
+            ) from None
+        finally:
+            if not self._job.done:
+                self._end("CANCELLED", "the driver gave up", wait_s=1.0)
+
+    def _end(self, code: str, reason: str, wait_s: float) -> None:
+        """Stop the nodes; cancel the Spark job when they do not leave by themselves."""
+        with contextlib.suppress(errors.ArcflowError):
+            self._coordinator_handle.stop(code, reason)
+        self._job.wait(wait_s)
+        self._job.cancel()
+
+    def _take_event(self, timeout_s: float) -> bool:
+        """Handle at most one event of the coordinator; False when there was none."""
+        if self._all_finished:
+            self._job.wait(timeout_s)
+            return False
+        text = self._coordinator_handle.next_event(timeout_s)
+        if text is None:
+            return False
+        event = json.loads(text)
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler:
+            handler(event)
+        return True
+
+    def _on_joined(self, event: dict[str, Any]) -> None:
+        self._joined.add(int(event["rank"]))
+        if self._first_joined_at is None:
+            self._first_joined_at = time.monotonic()
+        self._progress.note(f"{len(self._joined)} of {self._size} nodes joined")
+
+    def _on_started(self, _: dict[str, Any]) -> None:
+        self._started = True
+        self._progress.note("all nodes started")
+
+    def _on_progress(self, event: dict[str, Any]) -> None:
+        self._progress.update(event["ranks"])
+
+    def _on_log(self, event: dict[str, Any]) -> None:
+        self._progress.line(str(event["line"]))
+
+    def _on_node(self, event: dict[str, Any]) -> None:
+        self._progress.node(int(event["rank"]), event.get("progress") or {})
+
+    def _on_failed(self, event: dict[str, Any]) -> None:
+        self._failure = event["failure"]
+        self._expect_end()
+
+    def _on_stopped(self, event: dict[str, Any]) -> None:
+        self._stopped = str(event.get("reason") or "")
+        self._expect_end()
+
+    def _on_all_finished(self, event: dict[str, Any]) -> None:
+        self._all_finished = True
+        if event.get("failure") and self._failure is None:
+            self._failure = event["failure"]
+            self._expect_end()
+
+    def _expect_end(self) -> None:
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + self._options.grace_s + _STOP_SLACK_S
+
+    def _watch_start(self) -> None:
+        """End a run whose nodes do not all come; a shuffle before them may take as long as it likes."""
+        if self._started or self._give_up_at is not None:
+            return
+        now = time.monotonic()
+        limit = self._options.start_timeout_s
+        if self._first_joined_at is None:
+            if now - self._idle_since < limit:
+                return
+            if self._job.running_tasks() > 0:
+                self._idle_since = now
+                return
+            text = (
+                f"no node started within {limit:g} s: the cluster has no {self._size} free slots "
+                "at once; end other jobs, add executors, or lower size="
+            )
+        elif now - self._first_joined_at > limit:
+            missing = sorted(set(range(self._size)) - self._joined)
+            text = (
+                f"ranks {missing} did not join within {limit:g} s of the first: their executors "
+                "cannot reach the coordinator (firewall?), or Python does not start there"
+            )
+        else:
+            return
+        self._end("DEADLINE_EXCEEDED", text, wait_s=1.0)
+        raise errors.DeadlineExceededError(text)
+
+    def _conclude(self) -> list[NodeOutcome]:
+        if not self._job.done:
+            self._job.cancel()
+        cause = self._job.error
+        if cause is None and self._job.done:
+            outcomes = [_outcome(row) for row in self._job.rows()]
+            return self._judge(sorted(outcomes, key=lambda one: one.rank))
+        refused = _task.recognise(str(cause))
+        if refused:
+            raise refused from cause
+        self._ask_for_verdict()
+        if self._failure:
+            raise _spark_errors.node_failed(self._failure, cause) from cause
+        raise _spark_errors.wrap(cause) from cause
+
+    def _ask_for_verdict(self) -> None:
+        """Ask which node made the Spark job fail; the coordinator may know now or a little later."""
+        deadline = time.monotonic() + _VERDICT_S
+        while self._joined and self._failure is None and time.monotonic() < deadline:
+            self._take_event(_POLL_S)
+            if self._all_finished:
+                return
+
+    def _judge(self, outcomes: list[NodeOutcome]) -> list[NodeOutcome]:
+        while self._take_event(0.0):  # what was said before the job ended
+            pass
+        failures = [one.outcome["failure"] for one in outcomes if one.outcome.get("failure")]
+        own = [one.outcome["own_failure"] for one in outcomes if one.outcome.get("own_failure")]
+        if self._failure is None and failures:
+            self._failure = min(
+                failures, key=lambda f: (f.get("peer_loss", False), f.get("time", 0))
+            )
+        if self._failure:
+            first = self._failure
+            others = [f for f in own if f["rank"] != first.get("rank") and not f.get("peer_loss")]
+            raise _spark_errors.node_failed(first, None, others)
+        if self._stopped is not None:
+            raise errors.CancelledError(f"the run was stopped: {self._stopped}")
+        missing = sorted(set(range(self._size)) - {one.rank for one in outcomes})
+        if missing or any(one.outcome.get("status") != "ok" for one in outcomes):
+            said = {one.rank: one.outcome.get("status") for one in outcomes}
+            raise errors.InternalError(f"the run ended without a reason: {said}, missing {missing}")
+        return outcomes
+
+
+def _outcome(row: Any) -> NodeOutcome:
+    return NodeOutcome(int(row.rank), json.loads(row.outcome), bytes(row.result or b""))
+
+
+def coordinator_hosts(spark: Any, options: Options) -> tuple[str, str]:
+    """Return the address to bind in the driver and the address to tell the executors."""
+    if _job.is_connect(spark):
+        server = spark.client.host
+        advertise = options.host or (
+            "127.0.0.1" if _executor.is_loopback(server) else _executor.outward_address(server)
+        )
+        return options.bind_host or advertise, advertise
+    conf = spark.sparkContext.getConf()
+    if options.host:
+        return options.bind_host or options.host, options.host
+    if spark.sparkContext.master.startswith("local"):  # executors are on this machine
+        return options.bind_host or "127.0.0.1", "127.0.0.1"
+    advertise = conf.get("spark.driver.host")
+    return options.bind_host or conf.get("spark.driver.bindAddress") or advertise, advertise
+
+
+def split_address(address: Any) -> tuple[str, int]:
+    """``"host:port"`` or a pair, as a pair."""
+    if isinstance(address, str):
+        host, port = address.rsplit(":", 1)
+        return host, int(port)
+    host, port = address
+    return str(host), int(port)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cluster: runs a function in TensorFlow nodes on Spark's executors, fed by DataFrames."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import cloudpickle
+
+from . import _run, preflight
+from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from .feed import plan_feeds
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_REMAINDERS = ("pad", "drop", "refuse", "partial")
+_MIN_FEED_MEMORY = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Attributes
+    ----------
+    values
+        What the function returned in each node, by rank.
+    rows
+        For each feed: rows ``fed``, ``used``, ``padded`` and ``dropped`` over all passes and nodes,
+        and ``nodes``, a list with the same for each rank and its passes.
+    metrics
+        ``nodes``: counters, times and memory of each rank, as its agent measured them.
+    """
+
+    values: list[Any]
+    rows: dict[str, dict[str, Any]]
+    metrics: dict[str, Any]
+
+
+class Cluster:
+    """Nodes on the executors of a Spark application.
+
+    Parameters
+    ----------
+    spark : pyspark.sql.SparkSession
+        Classic or Connect; the active session by default.
+    size
+        Number of nodes; by default one for each executor (Classic only).
+    feed_memory
+        Bound of the shared memory that holds one node's rows: bytes, or text such as ``"2g"``.
+    start_timeout
+        Seconds that nodes may take to start while the cluster does nothing else for this run.
+    heartbeat_timeout
+        Seconds of silence after which a node counts as lost.
+    grace
+        Seconds between SIGTERM and SIGKILL when nodes are stopped.
+    remainder
+        What `ctx.dataset` does by default when ranks hold different numbers of rows: ``"pad"``,
+        ``"drop"``, ``"refuse"`` or ``"partial"``.
+    progress
+        Whether to show a progress bar and rank 0's output.
+    log_lines
+        How many of a node's last lines an error shows.
+    host, bind_host, port
+        Where the coordinator listens: the address that executors are told, the address that is
+        bound, and a port (0: any). By default as Spark's driver.
+    python
+        Interpreter of the nodes (path, or argv); by default that of Spark's Python workers.
+    env
+        Environment variables of the nodes.
+
+    Examples
+    --------
+    >>> with Cluster(spark, size=2) as cluster:  # doctest: +SKIP
+    ...     result = cluster.run(train, data={"train": df}, args={"epochs": 3})
+    """
+
+    def __init__(
+        self,
+        spark: Any = None,
+        size: int | None = None,
+        *,
+        feed_memory: int | str = "1g",
+        start_timeout: float = 120.0,
+        heartbeat_timeout: float = 15.0,
+        grace: float = 5.0,
+        remainder: str = "pad",
+        progress: bool = True,
+        log_lines: int = 50,
+        host: str | None = None,
+        bind_host: str | None = None,
+        port: int = 0,
+        python: str | list[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.spark = preflight.session(spark)
+        self.size = preflight.checked_size(self.spark, size)
+        if remainder not in _REMAINDERS:
+            raise InvalidArgumentError(f"remainder={remainder!r} is not one of {_REMAINDERS}")
+        for name, value in (
+            ("start_timeout", start_timeout),
+            ("heartbeat_timeout", heartbeat_timeout),
+        ):
+            if not value > 0:
+                raise InvalidArgumentError(f"{name}={value!r} is not a number of seconds above 0")
+        self._options = _run.Options(
+            feed_memory_bytes=parse_bytes(feed_memory),
+            start_timeout_s=float(start_timeout),
+            heartbeat_timeout_s=float(heartbeat_timeout),
+            grace_s=float(grace),
+            log_lines=int(log_lines),
+            progress=progress,
+            host=host,
+            bind_host=bind_host,
+            port=port,
+            python=(python,) if isinstance(python, str) else tuple(python) if python else None,
+            env={str(key): str(value) for key, value in (env or {}).items()},
+            remainder=remainder,
+        )
+        self._closed = False
+
+    def run(self, fn: Callable[[Any], Any], data: Any = None, args: Any = None) -> Result:
+        """Run ``fn(ctx)`` in every node, and wait for all.
+
+        Parameters
+        ----------
+        fn
+            Called in each node with its `Context`. Import TensorFlow inside it.
+        data
+            None, a DataFrame or `Feed` (named ``"train"``), or a dict of them by name.
+        args
+            Anything that can be pickled; ``ctx.args`` in the nodes.
+
+        Returns
+        -------
+        Result
+            Values, rows and metrics.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Something about the arguments; nothing was started.
+        NodeFailedError
+            A node failed; the first one is named, with its traceback and last output.
+        RunInterruptedError
+            Ctrl-C; all nodes were stopped.
+        """
+        if self._closed:
+            raise FailedPreconditionError("this cluster is closed; make another one")
+        payload = pickled(fn, args)
+        preflight.check_slots(self.spark, self.size)
+        feeds = plan_feeds(data)
+        run = _run.Run(self.spark, self.size, self._options, feeds, payload)
+        return _result(run.execute())
+
+    def close(self) -> None:
+        """End the cluster; a second call does nothing."""
+        self._closed = True
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes from a number or from text such as ``"512m"``.
+
+    Examples
+    --------
+    >>> parse_bytes("2k")
+    2048
+    """
+    if isinstance(size, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", size.lower())
+        if not found:
+            raise InvalidArgumentError(f"feed_memory={size!r} is not a size such as '512m' or '2g'")
+        size = int(float(found[1]) * _UNITS[found[2]])
+    if size < _MIN_FEED_MEMORY:
+        raise InvalidArgumentError(f"feed_memory={size} is below {_MIN_FEED_MEMORY} bytes")
+    return int(size)
+
+
+def pickled(fn: Callable[[Any], Any], args: Any) -> bytes:
+    """Return function and arguments as the nodes get them."""
+    if not callable(fn):
+        raise InvalidArgumentError(f"run() needs a function that takes a context, not {fn!r}")
+    for name, value in (("the function", fn), ("args=", args)):
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:
+            raise InvalidArgumentError(
+                f"{name} cannot be sent to the nodes: {type(error).__name__}: {error}. It must not hold "
+                "a SparkSession, a DataFrame, a lock, an open file or the like: make or open such "
+                "things inside the function"
+            ) from error
+    return cloudpickle.dumps((fn, args))
+
+
+def _result(outcomes: list[_run.NodeOutcome]) -> Result:
+    values = []
+    for one in outcomes:
+        try:
+            values.append(cloudpickle.loads(one.result))
+        except Exception as error:
+            raise InternalError(
+                f"what rank {one.rank} returned cannot be read in the driver: "
+                f"{type(error).__name__}: {error}. Return plain Python or NumPy values"
+            ) from error
+    rows: dict[str, dict[str, Any]] = {}
+    for one in outcomes:
+        for name, feed in (one.outcome.get("rows") or {}).items():
+            passes = feed.get("passes") or []
+            node = {
+                "fed": feed.get("rows", 0),
+                **{
+                    key: sum(p.get(key, 0) for p in passes) for key in ("used", "padded", "dropped")
+                },
+                "passes": passes,
+            }
+            total = rows.setdefault(
+                name, {"fed": 0, "used": 0, "padded": 0, "dropped": 0, "nodes": []}
+            )
+            for key in ("fed", "used", "padded", "dropped"):
+                total[key] += node[key]
+            total["nodes"].append(node)
+    metrics = {"nodes": [one.outcome.get("metrics") or {} for one in outcomes]}
+    return Result(values, rows, metrics)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Context: what the user's function gets in each node: its place in the run, its data, and its voice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .errors import ArcflowError, InvalidArgumentError, NotFoundError
+
+# "As long as it takes": the coordinator ends waiting when a node fails or leaves.
+_FOREVER_S = 1e6
+_READER_POLL_S = 3600.0
+
+
+class Context:
+    """One node's view of its run. Made by the node, never by users.
+
+    Attributes
+    ----------
+    role, index
+        ``"chief"`` or ``"worker"``, and the number within the role.
+    rank, size
+        Number of the node in the run, and how many there are.
+    args
+        What was given to `Cluster.run`.
+    cluster
+        Role to list of ``"host:port"``, as in ``TF_CONFIG``.
+    feeds
+        Name of each feed to its columns.
+    """
+
+    def __init__(self, link: Any, broker_fd: int, config: Mapping[str, Any], args: Any) -> None:
+        self._link = link
+        self._broker_fd = broker_fd
+        self.role: str = config["role"]
+        self.index: int = int(config["index"])
+        self.rank: int = int(config["rank"])
+        self.size: int = int(config["size"])
+        self.args = args
+        self.cluster: dict[str, list[str]] = dict(config.get("cluster") or {})
+        self.feeds: dict[str, list[dict[str, Any]]] = {
+            name: schema["columns"] for name, schema in (config.get("feeds") or {}).items()
+        }
+        self._job: dict[str, Any] = dict(config.get("job") or {})
+        self._features: tuple[str, ...] = ()
+        self._saves = 0
+        self._progress: dict[str, float] = {"step": 0, "epoch": 0, "loss": math.nan}
+
+    def __repr__(self) -> str:
+        return f"<arcflow.Context {self.role}:{self.index}, rank {self.rank} of {self.size}>"
+
+    @property
+    def world_size(self) -> int:
+        """The number of nodes, as `size`."""
+        return self.size
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this node is the one that writes what is written once."""
+        return self.rank == 0
+
+    @property
+    def run_id(self) -> str:
+        """Identifier of the run, the same in all nodes."""
+        return str(self._job.get("run_id", ""))
+
+    def dataset(
+        self,
+        name: str = "train",
+        batch_size: int = 32,
+        *,
+        features: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        weight: str | None = None,
+        remainder: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return this node's rows of a feed as a `tf.data.Dataset` of batches.
+
+        Parameters
+        ----------
+        name
+            Of the feed.
+        batch_size
+            Rows of a batch on this node.
+        features, label, weight
+            Which columns are inputs, label and sample weight. By default the last column is the
+            label and all before it are features.
+        remainder
+            What happens when nodes hold different numbers of rows: ``"pad"``, ``"drop"``,
+            ``"refuse"`` or ``"partial"``; by default as the `Cluster` says.
+        options
+            Passed to `arcflow.tf.make_dataset`.
+
+        Returns
+        -------
+        tf.data.Dataset
+            Every iteration is one pass over all rows.
+        """
+        from .tf import make_dataset
+
+        self._check_feed(name)
+        dataset = make_dataset(
+            name,
+            batch_size,
+            features=features,
+            label=label,
+            weight=weight,
+            remainder=remainder or self._remainder,
+            **options,
+        )
+        found = getattr(dataset, "features", None)
+        if found and not self._features:
+            self._features = tuple(found)
+        return dataset
+
+    @property
+    def _remainder(self) -> str:
+        return str(self._job.get("remainder") or "pad")
+
+    def _check_feed(self, name: str) -> None:
+        if name not in self.feeds:
+            there = ", ".join(map(repr, self.feeds)) or "none: run() was called without data"
+            raise NotFoundError(f"there is no feed {name!r} in this run; there is {there}")
+
+    def reader(
+        self,
+        name: str = "train",
+        batch_size: int = 32,
+        *,
+        remainder: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[tuple[dict[str, Any], int]]:
+        """Iterate over this node's rows as NumPy batches, without TensorFlow.
+
+        Parameters
+        ----------
+        name, batch_size, remainder
+            As for `dataset`.
+        timeout
+            Seconds to wait for a batch; by default as long as it takes.
+
+        Yields
+        ------
+        tuple of dict, int
+            Arrays of ``[batch, …]`` by column (lists of bytes for strings), and how many rows at
+            the end are padding.
+        """
+        from . import _core
+
+        self._check_feed(name)
+        reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder or self._remainder)
+        return self._batches(reader, timeout)
+
+    @staticmethod
+    def _batches(reader: Any, timeout: float | None) -> Iterator[tuple[dict[str, Any], int]]:
+        try:
+            while (
+                batch := reader.next(_READER_POLL_S if timeout is None else timeout)
+            ) is not None:
+                yield batch
+        finally:
+            reader.cancel()
+
+    def strategy(self) -> Any:
+        """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops."""
+        from .tf import default_strategy
+
+        return default_strategy()
+
+    def save(self, model: Any, path: str) -> str:
+        """Save a Keras model or `tf.Module`; every node must call it, the chief's copy is kept.
+
+        Parameters
+        ----------
+        model
+            What to save.
+        path
+            ``*.keras`` or ``*.weights.h5`` for one file, else a folder that becomes a SavedModel
+            with ``model.keras`` and ``arcflow.json`` inside. What was there is replaced in one step.
+
+        Returns
+        -------
+        str
+            The absolute path; all nodes return together, or all raise.
+        """
+        from . import saving
+
+        self._saves += 1
+        name = f"arcflow/save/{self._saves}"
+        mine_failed = True
+
+        def exchange(payload: bytes) -> list[bytes]:
+            nonlocal mine_failed
+            mine_failed = bool(json.loads(payload).get("error"))
+            return self.barrier(name, payload)
+
+        try:
+            return saving.save(
+                model, path, is_chief=self.is_chief, exchange=exchange, features=self._features
+            )
+        except ArcflowError as error:
+            error.peer_loss = not mine_failed  # type: ignore[attr-defined]
+            raise
+
+    def barrier(
+        self, name: str = "barrier", payload: bytes = b"", *, timeout: float | None = None
+    ) -> list[bytes]:
+        """Wait until every node is here.
+
+        Parameters
+        ----------
+        name
+            All nodes must name the same barrier.
+        payload
+            At most 48 KiB that the others get.
+        timeout
+            Seconds; by default as long as all nodes live.
+
+        Returns
+        -------
+        list of bytes
+            What each node brought, by rank.
+        """
+        return list(self._link.barrier(name, payload, _FOREVER_S if timeout is None else timeout))
+
+    def log(self, text: str | None = None, **scalars: Any) -> None:
+        """Tell the driver something.
+
+        Parameters
+        ----------
+        text
+            A line to show above the progress bar.
+        scalars
+            Numbers to show in the bar (rank 0's): ``ctx.log(step=12, loss=0.3, accuracy=0.9)``.
+        """
+        if text is not None:
+            self._link.log(str(text))
+        if not scalars:
+            return
+        values = {name: _number(name, value) for name, value in scalars.items()}
+        for name in ("step", "epoch", "loss"):
+            if name in values:
+                self._progress[name] = values[name]
+        now = self._progress
+        self._link.set_progress(int(now["step"]), int(now["epoch"]), float(now["loss"]))
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if finite:
+            self._link.progress(json.dumps(finite))
+
+    def callback(self) -> Any:
+        """Return a Keras callback that shows step, epoch and loss of `fit` in the driver's bar."""
+        from .tf import ProgressCallback
+
+        return ProgressCallback(self._link.set_progress)
+
+
+def _number(name: str, value: Any) -> float | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"log({name}={value!r}) is not a number") from None
