@@ -8,11 +8,15 @@ function(arc_target_defaults target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON
     CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-missing-field-initializers
-    $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety> $<$<BOOL:${ARC_WERROR}>:-Werror>)
+    $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety> $<$<BOOL:${ARC_WERROR}>:-Werror>
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # wrong about std::string operator+ (GCC bug 105651)
   if(ARC_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${ARC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
       -O1 -g1)  # enough for a readable report, and half the time to build
     target_link_options(${target} PUBLIC -fsanitize=${ARC_SANITIZE})
+  endif()
+  if(ARC_FUZZ)  # the fuzzer steers by coverage of the code under test, not only of the target's main file
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
 endfunction()
 
