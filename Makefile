@@ -30,6 +30,8 @@ test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest
 bench: bench-feed  ## every bench
 
 bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/bench/<name>.json
+	@cmake --preset bench -DPython_EXECUTABLE=$(CURDIR)/$(PY) >/dev/null
+	@cmake --build --preset bench --target arcflow_bench_ops --parallel $(JOBS)
 	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
 
 lint: setup  ## ruff, mypy, codespell, clang-format

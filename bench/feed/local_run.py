@@ -45,17 +45,17 @@ class LocalRun:
     ) -> None:
         import cloudpickle
 
-        from arcflow import _core, _executor
+        from arcflow import _core, _executor, _run
 
         self._feeds = list(feeds)
-        secret = secrets.token_hex(32)
+        secret = secrets.token_bytes(32)
         run_id = uuid.uuid4().hex
         options = json.dumps({"run_id": run_id})
         self._coordinator = _core.Coordinator("127.0.0.1", "127.0.0.1", 0, secret, 1, options)
-        host, port = self._coordinator.address
+        host, port = _run.split_address(self._coordinator.address)
         config = {
             "run_id": run_id,
-            "secret": secret,
+            "secret": secret.hex(),
             "rank": 0,
             "size": 1,
             "role": "chief",
@@ -84,7 +84,7 @@ class LocalRun:
             "heartbeat_s": 1,
             "log_tail_lines": 50,
             "forward_log": False,
-            "job": {"run_id": run_id, "local_dirs": [tempfile.gettempdir()]},
+            "job": {"run_id": run_id, "remainder": "partial"},
         }
         self.producer = Child("arcflow_producer.py")
         for shape in set(feeds.values()):

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+os.environ["PYTHONPATH"] = str(HERE)  # executors and nodes import what is measured from here
 
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
 

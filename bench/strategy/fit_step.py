@@ -102,8 +102,10 @@ def _fit(strategy: Any, inputs: int, hidden: list[int], data: Any, kind: str) ->
     with strategy.scope():
         model = _model(inputs, hidden)
         model.compile(
-            optimizer=keras.optimizers.SGD(0.01), loss="binary_crossentropy", metrics=["accuracy"],
-        )  # fmt: skip
+            optimizer=keras.optimizers.SGD(0.01),
+            loss="binary_crossentropy",
+            metrics=["accuracy"],
+        )
 
     class Epoch(keras.callbacks.Callback):
         seconds = 0.0
@@ -143,9 +145,14 @@ def main() -> None:
     print(f"{'model':8}" + "".join(f"{kind:>14}" for kind in KINDS) + f"{'fit / loop':>12}")
     for model in MODELS:
         ranks = run_ranks(
-            __file__, "measure", args.nodes, timeout_s=900,
-            model=model, steps=args.steps, repeats=args.repeats,
-        )  # fmt: skip
+            __file__,
+            "measure",
+            args.nodes,
+            timeout_s=900,
+            model=model,
+            steps=args.steps,
+            repeats=args.repeats,
+        )
         row = {kind: statistics.median(ranks[0][kind]) for kind in KINDS}
         ratio = statistics.median(
             f / l for f, l in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True)
