@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a saved model takes and gives: read from a SavedModel or a .keras file, written as `arcflow.json` beside it.
 
-`python -m arcflow._signature PATH` prints it as JSON: the driver asks a subprocess, because it never imports TensorFlow.
+`python -m arcflow._signature PATH` prints it as JSON: the driver asks a subprocess, because it
+never imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from . import errors
@@ -46,7 +48,9 @@ class Signature:
             body = json.loads(text)
 
             def tensors(key: str) -> tuple[Tensor, ...]:
-                return tuple(Tensor(t["name"], t["dtype"], tuple(t["row_shape"])) for t in body[key])
+                return tuple(
+                    Tensor(t["name"], t["dtype"], tuple(t["row_shape"])) for t in body[key]
+                )
 
             return cls(tensors("inputs"), tensors("outputs"), tuple(body.get("features", ())))
         except (ValueError, KeyError, TypeError) as error:
@@ -91,17 +95,19 @@ def of_saved_model(path: str, features: tuple[str, ...] = ()) -> Signature:
 def of_keras(model: Any, features: tuple[str, ...] = ()) -> Signature:
     """Describe a built Keras model by its symbolic inputs and outputs."""
 
-    def tensors(values: Any, prefix: str) -> tuple[Tensor, ...]:
-        named = values.items() if isinstance(values, dict) else ((getattr(v, "name", f"{prefix}_{i}"), v) for i, v in enumerate(values))
-        return tuple(Tensor(str(n), str(v.dtype), tuple(v.shape[1:])) for n, v in named)
+    def tensors(named: Iterable[tuple[str, Any]]) -> tuple[Tensor, ...]:
+        return tuple(Tensor(n, str(v.dtype), tuple(v.shape[1:])) for n, v in named)
 
     if not getattr(model, "inputs", None):
         raise errors.InvalidArgumentError(
-            "this Keras model has no symbolic inputs (a subclassed model): save it to a folder with ctx.save instead of a .keras file"
+            "this Keras model has no symbolic inputs (a subclassed model): "
+            "save it to a folder with ctx.save instead of a .keras file"
         )
-    outputs = model.outputs
-    named_outputs = {f"output_{i}": v for i, v in enumerate(outputs)}
-    return Signature(tensors(model.inputs, "input"), tensors(named_outputs, "output"), features)
+    return Signature(
+        tensors((v.name, v) for v in model.inputs),
+        tensors((f"output_{i}", v) for i, v in enumerate(model.outputs)),
+        features,
+    )
 
 
 def read(path: str) -> Signature | None:

@@ -66,10 +66,14 @@ def apply(
     taken = _match_inputs(signature, df.columns, inputs)
     given = _match_outputs(signature, df.columns, outputs)
     by_name = {t.name: t for t in signature.outputs}
-    added = [StructField(column, _spark_type(by_name[name]), True) for name, column in given.items()]
+    added = [
+        StructField(column, _spark_type(by_name[name]), True) for name, column in given.items()
+    ]
     schema = StructType([*df.schema.fields, *added])
     wanted = {t.name: t for t in signature.inputs}
-    return df.mapInArrow(_Predict(path, {c: wanted[i] for c, i in taken.items()}, given, batch_size), schema)
+    return df.mapInArrow(
+        _Predict(path, {c: wanted[i] for c, i in taken.items()}, given, batch_size), schema
+    )
 
 
 def _describe(path: str) -> _signature.Signature:
@@ -82,33 +86,47 @@ def _describe(path: str) -> _signature.Signature:
             capture_output=True, text=True, timeout=_DESCRIBE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise errors.DeadlineExceededError(f"reading the model at {path} took over {_DESCRIBE_TIMEOUT_S} s") from error
+        raise errors.DeadlineExceededError(
+            f"reading the model at {path} took over {_DESCRIBE_TIMEOUT_S} s"
+        ) from error
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise errors.InvalidArgumentError(f"cannot read the model at {path}: {last[0]}")
     return _signature.Signature.from_json(done.stdout[done.stdout.index("{") :])
 
 
-def _match_inputs(signature: _signature.Signature, columns: Sequence[str], inputs: Inputs) -> dict[str, str]:
+def _match_inputs(
+    signature: _signature.Signature, columns: Sequence[str], inputs: Inputs
+) -> dict[str, str]:
     """Return the model's input for each DataFrame column that is used."""
     names = [t.name for t in signature.inputs]
     if isinstance(inputs, str):
         inputs = [inputs]
     if inputs is None:
         inputs = _default_inputs(signature, columns, names)
-    mapping = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(inputs, names, strict=False))
+    mapping = (
+        dict(inputs) if isinstance(inputs, Mapping) else dict(zip(inputs, names, strict=False))
+    )
     if not isinstance(inputs, Mapping) and len(list(inputs)) != len(names):
-        raise errors.InvalidArgumentError(f"the model takes {len(names)} inputs {names}, but inputs={list(inputs)!r} names another number of columns")
+        raise errors.InvalidArgumentError(
+            f"the model takes {len(names)} inputs {names}, but inputs={list(inputs)!r} names another number of columns"
+        )
     missing = [c for c in mapping if c not in columns]
     if missing:
-        raise errors.InvalidArgumentError(f"no column {missing[0]!r} in the DataFrame, which has {list(columns)}; say inputs=… to choose others")
+        raise errors.InvalidArgumentError(
+            f"no column {missing[0]!r} in the DataFrame, which has {list(columns)}; say inputs=… to choose others"
+        )
     unknown = sorted(set(mapping.values()) ^ set(names))
     if unknown:
-        raise errors.InvalidArgumentError(f"the model's inputs are {names}, but inputs={inputs!r} gives {sorted(mapping.values())}")
+        raise errors.InvalidArgumentError(
+            f"the model's inputs are {names}, but inputs={inputs!r} gives {sorted(mapping.values())}"
+        )
     return mapping
 
 
-def _default_inputs(signature: _signature.Signature, columns: Sequence[str], names: Sequence[str]) -> Mapping[str, str] | Sequence[str]:
+def _default_inputs(
+    signature: _signature.Signature, columns: Sequence[str], names: Sequence[str]
+) -> Mapping[str, str] | Sequence[str]:
     features = signature.features
     if features and set(features) == set(names):
         return {f: f for f in features}
@@ -118,25 +136,36 @@ def _default_inputs(signature: _signature.Signature, columns: Sequence[str], nam
         return {n: n for n in names}
     if len(columns) == len(names) == 1:
         return list(columns)
-    raise errors.InvalidArgumentError(f"cannot tell which columns of {list(columns)} are the model's inputs {list(names)}: say inputs={{column: input, …}}")
+    raise errors.InvalidArgumentError(
+        f"cannot tell which columns of {list(columns)} are the model's inputs {list(names)}: "
+        "say inputs={column: input, …}"
+    )
 
 
-def _match_outputs(signature: _signature.Signature, columns: Sequence[str], outputs: Outputs) -> dict[str, str]:
+def _match_outputs(
+    signature: _signature.Signature, columns: Sequence[str], outputs: Outputs
+) -> dict[str, str]:
     """Return the column name for each model output that is kept."""
     names = [t.name for t in signature.outputs]
     if outputs is None:
         outputs = "prediction" if len(names) == 1 else {n: f"prediction_{n}" for n in names}
     if isinstance(outputs, str):
         if len(names) != 1:
-            raise errors.InvalidArgumentError(f"the model has {len(names)} outputs {names}: give outputs={{output: column, …}}")
+            raise errors.InvalidArgumentError(
+                f"the model has {len(names)} outputs {names}: give outputs={{output: column, …}}"
+            )
         outputs = {names[0]: outputs}
     for name, column in outputs.items():
         if name not in names:
             raise errors.InvalidArgumentError(f"the model has no output {name!r}; it has {names}")
         if column in columns:
-            raise errors.InvalidArgumentError(f"the DataFrame has a column {column!r} already: choose another name by outputs=…")
+            raise errors.InvalidArgumentError(
+                f"the DataFrame has a column {column!r} already: choose another name by outputs=…"
+            )
     if not outputs or len(set(outputs.values())) != len(outputs):
-        raise errors.InvalidArgumentError(f"outputs={dict(outputs)!r} must name at least one output, and no column twice")
+        raise errors.InvalidArgumentError(
+            f"outputs={dict(outputs)!r} must name at least one output, and no column twice"
+        )
     return dict(outputs)
 
 
@@ -150,9 +179,15 @@ def _spark_type(tensor: _signature.Tensor) -> Any:
         "bool": t.BooleanType, "string": t.BinaryType,
     }  # fmt: skip
     if tensor.dtype not in simple:
-        raise errors.InvalidArgumentError(f"the model's output {tensor.name!r} is of type {tensor.dtype}, which has no Spark type")
+        raise errors.InvalidArgumentError(
+            f"the model's output {tensor.name!r} is of type {tensor.dtype}, which has no Spark type"
+        )
     kind = simple[tensor.dtype]()
-    shape = tensor.row_shape[1:] if tensor.row_shape[-1:] == (1,) and len(tensor.row_shape) == 1 else tensor.row_shape
+    shape = (
+        tensor.row_shape[1:]
+        if tensor.row_shape[-1:] == (1,) and len(tensor.row_shape) == 1
+        else tensor.row_shape
+    )
     for _ in shape:
         kind = t.ArrayType(kind)
     return kind
@@ -161,7 +196,13 @@ def _spark_type(tensor: _signature.Tensor) -> Any:
 class _Predict:
     """The function that each Spark task runs; the model is loaded once per worker process."""
 
-    def __init__(self, path: str, inputs: dict[str, _signature.Tensor], outputs: dict[str, str], batch_size: int):
+    def __init__(
+        self,
+        path: str,
+        inputs: dict[str, _signature.Tensor],
+        outputs: dict[str, str],
+        batch_size: int,
+    ):
         self.path, self.inputs, self.outputs, self.batch_size = path, inputs, outputs, batch_size
 
     def __call__(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -233,31 +274,46 @@ def _to_numpy(column: Any, name: str, tensor: _signature.Tensor) -> np.ndarray:
     import pyarrow as pa
 
     if column.null_count:
-        raise errors.InvalidArgumentError(f"column {name!r} has {column.null_count} nulls, and the model takes none: fill or filter them first")
+        raise errors.InvalidArgumentError(
+            f"column {name!r} has {column.null_count} nulls, and the model takes none: fill or filter them first"
+        )
     rows = len(column)
-    if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    if (
+        pa.types.is_fixed_size_list(column.type)
+        or pa.types.is_list(column.type)
+        or pa.types.is_large_list(column.type)
+    ):
         values = column.flatten()
         while pa.types.is_nested(values.type):
             values = values.flatten()
         if values.null_count:
-            raise errors.InvalidArgumentError(f"column {name!r} has nulls inside its arrays, and the model takes none")
+            raise errors.InvalidArgumentError(
+                f"column {name!r} has nulls inside its arrays, and the model takes none"
+            )
         flat = values.to_numpy(zero_copy_only=False)
     else:
         flat = column.to_numpy(zero_copy_only=False)
-    wanted = [d for d in tensor.row_shape]
+    wanted = list(tensor.row_shape)
     fixed = int(np.prod([d for d in wanted if d is not None], dtype=np.int64))
     per_row = flat.size // rows if rows else fixed
     open_dims = wanted.count(None)
-    fits = per_row * rows == flat.size and (per_row == fixed if open_dims == 0 else fixed > 0 and per_row % fixed == 0 and open_dims == 1)
+    fits = per_row * rows == flat.size and (
+        per_row == fixed
+        if open_dims == 0
+        else fixed > 0 and per_row % fixed == 0 and open_dims == 1
+    )
     if not fits:
         raise errors.InvalidArgumentError(
-            f"column {name!r} has {flat.size} values in {rows} rows, but the model's input {tensor.name!r} takes {tuple(wanted)} a row"
+            f"column {name!r} has {flat.size} values in {rows} rows, but the model's input "
+            f"{tensor.name!r} takes {tuple(wanted)} a row"
         )
     shaped = flat.reshape([rows, *[per_row // max(fixed, 1) if d is None else d for d in wanted]])
     if tensor.dtype == "string":
         return shaped.astype(object)
     if shaped.dtype.kind not in "biuf":
-        raise errors.InvalidArgumentError(f"column {name!r} is {column.type}, but the model's input {tensor.name!r} takes {tensor.dtype}")
+        raise errors.InvalidArgumentError(
+            f"column {name!r} is {column.type}, but the model's input {tensor.name!r} takes {tensor.dtype}"
+        )
     return shaped.astype(tensor.dtype, copy=False)
 
 
@@ -266,14 +322,26 @@ def _to_arrow(values: np.ndarray, name: str, rows: int) -> Any:
     import pyarrow as pa
 
     if values.shape[:1] != (rows,):
-        raise errors.InvalidArgumentError(f"the model's output {name!r} has shape {values.shape} for {rows} rows: the first axis must be the rows")
-    widened = {"uint8": np.int16, "uint16": np.int32, "uint32": np.int64, "float16": np.float32, "bfloat16": np.float32}
+        raise errors.InvalidArgumentError(
+            f"the model's output {name!r} has shape {values.shape} for {rows} rows: the first axis must be the rows"
+        )
+    widened = {
+        "uint8": np.int16,
+        "uint16": np.int32,
+        "uint32": np.int64,
+        "float16": np.float32,
+        "bfloat16": np.float32,
+    }
     flat = np.ascontiguousarray(values).reshape(-1)
     flat = flat.astype(widened.get(str(values.dtype), values.dtype), copy=False)
     array = pa.array(flat.tolist(), pa.binary()) if flat.dtype == object else pa.array(flat)
     inner = values.shape[1:] if values.shape[1:] != (1,) else ()
     for axis in range(len(inner) - 1, -1, -1):
         count = int(np.prod((rows, *inner[:axis]), dtype=np.int64))
-        offsets = np.arange(0, (count + 1) * inner[axis], inner[axis], dtype=np.int32) if inner[axis] else np.zeros(count + 1, np.int32)
+        offsets = (
+            np.arange(0, (count + 1) * inner[axis], inner[axis], dtype=np.int32)
+            if inner[axis]
+            else np.zeros(count + 1, np.int32)
+        )
         array = pa.ListArray.from_arrays(pa.array(offsets), array)
     return array

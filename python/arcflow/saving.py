@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ctx.save`: all nodes call it, the chief's copy appears whole under its final name, all return together or fail together."""
+"""`ctx.save`: the chief's copy appears whole under its name; all nodes return, or fail, together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def save(model: Any, path: str, *, is_chief: bool, exchange: Exchange, features: Sequence[str] = ()) -> str:
+def save(
+    model: Any, path: str, *, is_chief: bool, exchange: Exchange, features: Sequence[str] = ()
+) -> str:
     """Save a Keras model or a `tf.Module`, atomically and on all nodes together.
 
     Every node must call it: variables that are synchronised on read need all replicas. What the others write
@@ -82,24 +84,37 @@ def _together(act: Callable[[], None], path: str, exchange: Exchange) -> None:
     answer = {"error": "", "code": "UNKNOWN"}
     try:
         act()
-    except Exception as failure:  # every kind of failure must reach the other nodes, or they would wait
-        answer = {"error": f"{type(failure).__name__}: {failure}", "code": getattr(failure, "code", "UNKNOWN")}
+    except (
+        Exception
+    ) as failure:  # every kind of failure must reach the other nodes, or they would wait
+        answer = {
+            "error": f"{type(failure).__name__}: {failure}",
+            "code": getattr(failure, "code", "UNKNOWN"),
+        }
         if not isinstance(failure, errors.ArcflowError):
             answer["code"] = "UNKNOWN"
     answers = [json.loads(text) for text in exchange(json.dumps(answer).encode())]
     for rank, said in enumerate(answers):
         if said["error"]:
-            raise errors.from_code(said["code"], f"saving to {path} failed on node {rank}: {said['error']}")
+            raise errors.from_code(
+                said["code"], f"saving to {path} failed on node {rank}: {said['error']}"
+            )
 
 
 def _checked_path(path: str) -> str:
     path = os.fspath(path)
     if not path or path in (os.sep, ".", ".."):
-        raise errors.InvalidArgumentError(f"cannot save a model to {path!r}: give the name of a folder or of a .keras file")
+        raise errors.InvalidArgumentError(
+            f"cannot save a model to {path!r}: give the name of a folder or of a .keras file"
+        )
     if "://" in path:
-        raise errors.InvalidArgumentError(f"cannot save to {path}: only paths that every node can open as files are supported")
+        raise errors.InvalidArgumentError(
+            f"cannot save to {path}: only paths that every node can open as files are supported"
+        )
     if path.endswith(".h5") and not path.endswith(".weights.h5"):
-        raise errors.InvalidArgumentError(f"cannot save to {path}: whole models go to *.keras or a folder, weights to *.weights.h5")
+        raise errors.InvalidArgumentError(
+            f"cannot save to {path}: whole models go to *.keras or a folder, weights to *.weights.h5"
+        )
     return os.path.abspath(path)
 
 
@@ -126,7 +141,9 @@ def _write(model: Any, path: str, features: tuple[str, ...]) -> None:
             model.export(path, format="tf_saved_model", verbose=False)
             model.save(os.path.join(path, _signature.KERAS_NAME))
         elif isinstance(model, tf.Module):
-            tf.saved_model.save(model, path, signatures={"serving_default": _serving_function(model)})
+            tf.saved_model.save(
+                model, path, signatures={"serving_default": _serving_function(model)}
+            )
         else:
             _require(False, model)
         with open(os.path.join(path, _signature.FILE_NAME), "w", encoding="utf-8") as file:
@@ -135,7 +152,9 @@ def _write(model: Any, path: str, features: tuple[str, ...]) -> None:
 
 def _require(condition: bool, model: Any) -> None:
     if not condition:
-        raise errors.InvalidArgumentError(f"cannot save a {type(model).__name__} there: a Keras model is needed (folders also take a tf.Module)")
+        raise errors.InvalidArgumentError(
+            f"cannot save a {type(model).__name__} there: a Keras model is needed (folders also take a tf.Module)"
+        )
 
 
 def _serving_function(module: Any) -> Any:
@@ -144,7 +163,8 @@ def _serving_function(module: Any) -> Any:
         if getattr(function, "input_signature", None) is not None:
             return function
     raise errors.InvalidArgumentError(
-        f"{type(module).__name__} has no tf.function 'serve' or '__call__' with an input_signature, so nobody could serve it"
+        f"{type(module).__name__} has no tf.function 'serve' or '__call__' "
+        "with an input_signature, so nobody could serve it"
     )
 
 
@@ -156,9 +176,13 @@ def _publish(staging: str, path: str) -> None:
     if not os.path.isdir(path):
         raise errors.InvalidArgumentError(f"cannot save to {path}: a file of that name exists")
     if os.listdir(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
-        raise errors.InvalidArgumentError(f"cannot save to {path}: it is a folder with other things in it, and saving replaces the whole folder")
+        raise errors.InvalidArgumentError(
+            f"cannot save to {path}: it is a folder with other things in it, and saving replaces the whole folder"
+        )
     libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.renameat2(_AT_FDCWD, os.fsencode(staging), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
+    done = libc.renameat2(
+        _AT_FDCWD, os.fsencode(staging), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE
+    )
     if done != 0:  # a file system without exchange: two renames, with a moment between them
         old = _staging_path(path)
         os.rename(path, old)
