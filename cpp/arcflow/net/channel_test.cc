@@ -341,7 +341,7 @@ TEST_F(ChannelTest, SilentStrangersDoNotKeepHonestPeersOut) {
   auto sut = Connect();
   EXPECT_TRUE(client.WaitReady());
   EXPECT_TRUE(WaitRejected(36));
-  EXPECT_EQ(accepted_count(), 1u);
+  EXPECT_NE(WaitAccepted(), nullptr);
 }
 
 TEST_F(ChannelTest, OversizedFrameClosesTheConnection) {
@@ -510,14 +510,11 @@ TEST_F(ChannelTest, ClosedListenerDropsStrangersAndKeepsChannels) {
 }
 
 TEST_F(ChannelTest, KilledProcessIsSeenAtOnce) {
-  const std::uint16_t port = listener->port();
   const pid_t child = ::fork();
-  if (child == 0) {  // only async-signal-safe calls and a fresh loop from here
-    auto own = Loop::Create();
-    if (!own.ok() || !(*own)->StartThread().ok()) ::_exit(1);
-    auto channel =
-        Channel::Connect(**own, "127.0.0.1", port, Options(), {}, Deadline::After(seconds(20)));
-    if (!channel->Send({{"op", "hello"}, {"pid", ::getpid()}}).ok()) ::_exit(1);
+  if (child == 0) {  // no threads here: a fork has only the one that called it
+    const Fd socket = Proven();
+    const std::string frame = *EncodeFrame({{"op", "hello"}, {"pid", ::getpid()}});
+    if (::send(socket.get(), frame.data(), frame.size(), MSG_NOSIGNAL) < 0) ::_exit(1);
     for (;;) ::pause();
   }
   ASSERT_TRUE(server.WaitMessages(1));
