@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import spark_testing  # noqa: E402
+import spark_testing
 
 spark_testing.prepare_environment()
 
@@ -29,36 +29,26 @@ def standalone(servers):
 
 
 @pytest.fixture(scope="module")
-def local_spark(tmp_path_factory):
-    """A Classic session on local[4]."""
-    yield spark_testing.classic_session("local[4]", tmp_path_factory.mktemp("local"))
+def spark(request, tmp_path_factory):
+    """A session of the kind that the test names: `@on("local", "connect")`; one at a time."""
+    kind = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    if kind == "connect":
+        url = request.getfixturevalue("standalone")
+        with (
+            spark_testing.Servers(folder) as running,
+            spark_testing.connect_session(running.connect(url)) as session,
+        ):
+            yield session
+        return
+    if kind == "local":
+        master = "local[4]"
+    elif kind == "local-cluster":
+        master = "local-cluster[2,2,1024]"
+    else:
+        master = request.getfixturevalue("standalone")
+    yield spark_testing.classic_session(master, folder)
     spark_testing.stop_sessions()
-
-
-@pytest.fixture(scope="module")
-def standalone_spark(standalone, tmp_path_factory):
-    """A Classic session on the standalone cluster."""
-    yield spark_testing.classic_session(standalone, tmp_path_factory.mktemp("driver"))
-    spark_testing.stop_sessions()
-
-
-@pytest.fixture(scope="module")
-def cluster_spark(tmp_path_factory):
-    """A Classic session on local-cluster: two executors of two cores."""
-    yield spark_testing.classic_session(
-        "local-cluster[2,2,1024]", tmp_path_factory.mktemp("cluster")
-    )
-    spark_testing.stop_sessions()
-
-
-@pytest.fixture(scope="module")
-def connect_spark(standalone, tmp_path_factory):
-    """A Spark Connect session on the standalone cluster."""
-    with (
-        spark_testing.Servers(tmp_path_factory.mktemp("connect")) as running,
-        spark_testing.connect_session(running.connect(standalone)) as spark,
-    ):
-        yield spark
 
 
 @pytest.fixture

@@ -17,12 +17,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import arcflow
 
 SOURCE = str(Path(arcflow.__file__).resolve().parents[1])
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # In the environment of every process that a test starts, so that leftovers are ours and nobody else's.
 MARK = "ARCFLOW_TEST_MARK"
+
+
+def marks(*kinds: str) -> list[Any]:
+    """Marks of tests that run on sessions of these kinds: local, local-cluster, standalone, connect."""
+    return [
+        pytest.mark.spark,
+        pytest.mark.parametrize("spark", kinds, indirect=True, scope="module"),
+    ]
+
+
+def on(*kinds: str) -> Any:
+    """As `marks`, for one test or class."""
+
+    def mark(test: Any) -> Any:
+        for one in marks(*kinds):
+            test = one(test)
+        return test
+
+    return mark
 
 
 def prepare_environment() -> None:
@@ -116,7 +137,7 @@ class Servers:
                 process.kill()
                 process.wait(10)
 
-    def start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: list[str], memory: str = "256m") -> subprocess.Popen[bytes]:
         folder = self._folder / name
         for path in (folder / "work", folder / "local"):
             path.mkdir(parents=True, exist_ok=True)
@@ -125,7 +146,7 @@ class Servers:
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_WORKER_DIR": str(folder / "work"),
             "SPARK_LOCAL_DIRS": str(folder / "local"),
-            "SPARK_DAEMON_MEMORY": "256m",
+            "SPARK_DAEMON_MEMORY": memory,
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -181,8 +202,9 @@ class Servers:
         for key, value in settings.items():
             command += ["--conf", f"{key}={value}"]
         server = "org.apache.spark.sql.connect.service.SparkConnectServer"
-        self.start(name, [*command, "--class", server, "spark-internal"])
-        wait_for(lambda: accepts(port), 90, "Spark Connect server")
+        process = self.start(name, [*command, "--class", server, "spark-internal"], "640m")
+        wait_for(lambda: accepts(port) or process.poll() is not None, 120, "Spark Connect server")
+        assert process.poll() is None, self.log(name)
         return f"sc://127.0.0.1:{port}"
 
 

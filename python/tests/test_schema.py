@@ -59,7 +59,7 @@ def test_arrays_become_dense_rows_of_the_length_of_the_first(element, dtype):
 def test_shapes_fold_an_array_and_are_checked_against_the_first_row():
     column = plan(t.ArrayType(t.FloatType()), shapes={"x": (28, 28)})
     assert schema.settle(column, 784).shape == (28, 28)
-    with pytest.raises(errors.InvalidArgumentError, match="has 783 elements .* shapes= says"):
+    with pytest.raises(errors.InvalidArgumentError, match=r"has 783 elements .* shapes= says"):
         schema.settle(column, 783)
 
 
@@ -127,7 +127,7 @@ def test_raw_refuses_types_that_tensors_of_a_feed_do_not_have():
 
 def test_null_in_the_first_row_is_refused_with_advice():
     column = plan(t.ArrayType(t.FloatType()))
-    with pytest.raises(errors.InvalidArgumentError, match="null in the first row.*drop"):
+    with pytest.raises(errors.InvalidArgumentError, match=r"null in the first row.*drop"):
         schema.settle(column, None)
     with pytest.raises(errors.InvalidArgumentError, match="null in the first row"):
         schema.settle(column, -1)  # size(null) without ANSI mode
