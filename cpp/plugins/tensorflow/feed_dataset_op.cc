@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arcflow>FeedDataset: a tf.data source whose elements are batches of a node's feed.
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "arcflow/base/deadline.h"
+#include "arcflow/feed/reader.h"
+#include "batch_tensors.h"
+#include "status.h"
+#include "tensorflow_headers.h"
+
+namespace arcflow::tf {
+namespace {
+
+using tensorflow::DataType;
+using tensorflow::DataTypeString;
+using tensorflow::DataTypeVector;
+using tensorflow::mutex;
+using tensorflow::mutex_lock;
+using tensorflow::Node;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::PartialTensorShape;
+using tensorflow::Tensor;
+using tensorflow::tstring;
+namespace data = tensorflow::data;
+
+/// Opening waits for one answer of the agent, which is this node's own parent.
+constexpr std::chrono::seconds kOpenTimeout{60};
+constexpr char kStep[] = "step";
+constexpr char kBrokerFd[] = "ARCFLOW_NODE_FD";
+constexpr char kCounterFd[] = "ARCFLOW_COUNTER_FD";
+
+/// The descriptor number in an environment variable; -1 when it is unset.
+Result<int> DescriptorFrom(const char* variable) {
+  const char* text = std::getenv(variable);  // NOLINT(concurrency-mt-unsafe): nobody sets it later
+  if (text == nullptr || *text == '\0') return -1;
+  const std::string_view value(text);
+  int fd = -1;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), fd);
+  if (error != std::errc() || end != value.data() + value.size() || fd < 0) {
+    return InvalidArgument(std::string(variable) + " is not the number of a descriptor: " + text);
+  }
+  return fd;
+}
+
+/// What makes two datasets the same.
+struct FeedParams {
+  std::string feed;
+  std::vector<std::string> columns;
+  std::int64_t batch_size = 0;
+  std::string remainder;
+  bool sample_weight = false;
+};
+
+absl::Status RemainderFromName(const std::string& name, feed::Remainder* out) {
+  constexpr std::pair<std::string_view, feed::Remainder> kNames[] = {
+      {"pad", feed::Remainder::kPad},
+      {"drop", feed::Remainder::kDrop},
+      {"refuse", feed::Remainder::kRefuse},
+      {"partial", feed::Remainder::kPartial}};
+  for (const auto& [text, value] : kNames) {
+    if (text == name) {
+      *out = value;
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError("remainder is '" + name + "'");
+}
+
+/// The counter page that the agent shares with this node; null when there is none.
+Result<std::shared_ptr<CounterPage>> SharedCounters() {
+  ARC_ASSIGN(const int fd, DescriptorFrom(kCounterFd));
+  if (fd < 0) return std::shared_ptr<CounterPage>();
+  Fd copy(::dup(fd));
+  if (!copy.valid()) return Status::FromErrno(errno, kCounterFd);
+  return CounterPage::Attach(std::move(copy));
+}
+
+Result<std::shared_ptr<feed::Reader>> OpenReader(const FeedParams& params,
+                                                 feed::Remainder remainder) {
+  ARC_ASSIGN(const int broker, DescriptorFrom(kBrokerFd));
+  if (broker < 0) {
+    return FailedPrecondition(std::string("feed '") + params.feed +
+                              "' can be read only inside a node of a run (" + kBrokerFd +
+                              " is not set)");
+  }
+  ARC_ASSIGN(std::shared_ptr<CounterPage> counters, SharedCounters());
+  feed::ReaderOptions options;
+  options.feed = params.feed;
+  options.batch_size = static_cast<std::size_t>(params.batch_size);
+  options.remainder = remainder;
+  options.counters = std::move(counters);
+  ARC_ASSIGN(std::unique_ptr<feed::Reader> reader,
+             feed::Reader::Open(broker, std::move(options), Deadline::After(kOpenTimeout)));
+  return std::shared_ptr<feed::Reader>(std::move(reader));
+}
+
+class FeedDataset final : public data::DatasetBase {
+ public:
+  FeedDataset(OpKernelContext* ctx, FeedParams params, feed::Remainder remainder,
+              DataTypeVector types, std::vector<PartialTensorShape> shapes)
+      : DatasetBase(data::DatasetContext(ctx)),
+        params_(std::move(params)),
+        remainder_(remainder),
+        types_(std::move(types)),
+        shapes_(std::move(shapes)) {}
+
+  std::unique_ptr<data::IteratorBase> MakeIteratorInternal(
+      const std::string& prefix) const override;
+  const DataTypeVector& output_dtypes() const override { return types_; }
+  const std::vector<PartialTensorShape>& output_shapes() const override { return shapes_; }
+  std::string DebugString() const override { return "Arcflow>FeedDataset(" + params_.feed + ")"; }
+  absl::Status InputDatasets(std::vector<const DatasetBase*>* inputs) const override {
+    inputs->clear();
+    return absl::OkStatus();
+  }
+  /// The feed lies in the agent; a saved position stays valid as long as the run lives.
+  absl::Status CheckExternalState() const override { return absl::OkStatus(); }
+  /// Not known before the feed has ended on all ranks.
+  int64_t CardinalityInternal(data::CardinalityOptions) const override {
+    return data::kUnknownCardinality;
+  }
+
+ protected:
+  absl::Status AsGraphDefInternal(data::SerializationContext* ctx, DatasetGraphDefBuilder* b,
+                                  Node** output) const override;
+
+ private:
+  class Iterator;
+
+  const FeedParams params_;
+  const feed::Remainder remainder_;
+  const DataTypeVector types_;
+  const std::vector<PartialTensorShape> shapes_;
+};
+
+/// One pass over the feed, at the pace of its consumer.
+class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
+ public:
+  explicit Iterator(const Params& params) : DatasetIterator<FeedDataset>(params) {}
+  ~Iterator() override {
+    if (deregister_) deregister_();
+  }
+
+  absl::Status Initialize(data::IteratorContext* ctx) override {
+    mutex_lock lock(mu_);
+    auto reader = OpenReader(dataset()->params_, dataset()->remainder_);
+    if (!reader.ok()) return ToTf(reader.status());
+    reader_ = std::move(reader).value();
+    TF_RETURN_IF_ERROR(FindColumns());
+    return RegisterCancellationCallback(
+        ctx->cancellation_manager(), [reader = reader_] { reader->Cancel(); }, &deregister_);
+  }
+
+ protected:
+  absl::Status GetNextInternal(data::IteratorContext* ctx, std::vector<Tensor>* out,
+                               bool* end_of_sequence) override {
+    mutex_lock lock(mu_);
+    Result<std::optional<feed::Batch>> next = reader_->Next(Deadline::Infinite());
+    if (!next.ok()) return ToTf(next.status());
+    *end_of_sequence = !next->has_value();
+    if (*end_of_sequence) return absl::OkStatus();
+    return Emit(ctx, **next, out);
+  }
+
+  std::shared_ptr<data::model::Node> CreateNode(data::IteratorContext*,
+                                                data::model::Node::Args args) const override {
+    return data::model::MakeSourceNode(std::move(args));
+  }
+
+  absl::Status SaveInternal(data::SerializationContext*,
+                            data::IteratorStateWriter* writer) override {
+    mutex_lock lock(mu_);
+    return writer->WriteScalar(prefix(), kStep, static_cast<int64_t>(reader_->position()));
+  }
+
+  absl::Status RestoreInternal(data::IteratorContext*, data::IteratorStateReader* reader) override {
+    mutex_lock lock(mu_);
+    int64_t step = 0;
+    TF_RETURN_IF_ERROR(reader->ReadScalar(prefix(), kStep, &step));
+    if (step < 0) return absl::DataLossError("the saved position of a feed is negative");
+    return ToTf(reader_->Seek(static_cast<std::uint64_t>(step)));
+  }
+
+ private:
+  /// Where the wanted columns are, and that they are what the dataset promised.
+  absl::Status FindColumns() {
+    const columnar::Schema& schema = reader_->schema();
+    for (std::size_t i = 0; i < dataset()->params_.columns.size(); ++i) {
+      const std::string& name = dataset()->params_.columns[i];
+      std::size_t at = 0;
+      while (at < schema.columns.size() && schema.columns[at].name != name) ++at;
+      const std::string where = "feed '" + dataset()->params_.feed + "': column '" + name + "'";
+      if (at == schema.columns.size()) return absl::NotFoundError(where + " does not exist");
+      const columnar::Column& column = schema.columns[at];
+      if (TypeOf(column.dtype) != dataset()->types_[i]) {
+        return absl::InvalidArgumentError(where + " is " +
+                                          std::string(columnar::NameOf(column.dtype)) + ", not " +
+                                          DataTypeString(dataset()->types_[i]));
+      }
+      PartialTensorShape shape({-1});
+      for (const std::int64_t dim : column.row_shape) shape.AddDim(dim);
+      if (!dataset()->shapes_[i].IsCompatibleWith(shape)) {
+        return absl::InvalidArgumentError(where + " has shape " + shape.DebugString() + ", not " +
+                                          dataset()->shapes_[i].DebugString());
+      }
+      positions_.push_back(at);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Emit(data::IteratorContext* ctx, const feed::Batch& batch,
+                    std::vector<Tensor>* out) {
+    out->reserve(positions_.size() + 1);
+    tensorflow::Allocator* allocator = ctx->allocator({});
+    for (const std::size_t position : positions_) {
+      Tensor tensor;
+      TF_RETURN_IF_ERROR(ColumnTensor(batch, reader_->schema(), position, allocator, &tensor));
+      out->push_back(std::move(tensor));
+    }
+    if (dataset()->params_.sample_weight) out->push_back(WeightTensor(batch, allocator));
+    return absl::OkStatus();
+  }
+
+  mutex mu_;
+  std::shared_ptr<feed::Reader> reader_;  // used under mu_, but for Cancel
+  std::vector<std::size_t> positions_;    // in the feed's schema, of each wanted column
+  std::function<void()> deregister_;
+};
+
+std::unique_ptr<data::IteratorBase> FeedDataset::MakeIteratorInternal(
+    const std::string& prefix) const {
+  return std::make_unique<Iterator>(Iterator::Params{this, prefix + "::ArcflowFeed"});
+}
+
+absl::Status FeedDataset::AsGraphDefInternal(data::SerializationContext*, DatasetGraphDefBuilder* b,
+                                             Node** output) const {
+  Node* feed = nullptr;
+  Node* columns = nullptr;
+  Node* batch_size = nullptr;
+  TF_RETURN_IF_ERROR(b->AddScalar(tstring(params_.feed), &feed));
+  TF_RETURN_IF_ERROR(
+      b->AddVector(std::vector<tstring>(params_.columns.begin(), params_.columns.end()), &columns));
+  TF_RETURN_IF_ERROR(b->AddScalar(params_.batch_size, &batch_size));
+  tensorflow::AttrValue remainder;
+  tensorflow::AttrValue sample_weight;
+  b->BuildAttrValue(params_.remainder, &remainder);
+  b->BuildAttrValue(params_.sample_weight, &sample_weight);
+  return b->AddDataset(this, {feed, columns, batch_size},
+                       {{"remainder", remainder}, {"sample_weight", sample_weight}}, output);
+}
+
+class FeedDatasetOp final : public data::DatasetOpKernel {
+ public:
+  explicit FeedDatasetOp(OpKernelConstruction* ctx) : DatasetOpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("remainder", &remainder_name_));
+    OP_REQUIRES_OK(ctx, RemainderFromName(remainder_name_, &remainder_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("sample_weight", &sample_weight_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("output_types", &types_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("output_shapes", &shapes_));
+  }
+
+ protected:
+  void MakeDataset(OpKernelContext* ctx, data::DatasetBase** output) override {
+    FeedParams params;
+    tstring feed;
+    std::vector<tstring> columns;
+    OP_REQUIRES_OK(ctx, data::ParseScalarArgument<tstring>(ctx, "feed", &feed));
+    OP_REQUIRES_OK(ctx, data::ParseVectorArgument<tstring>(ctx, "columns", &columns));
+    OP_REQUIRES_OK(ctx, data::ParseScalarArgument<int64_t>(ctx, "batch_size", &params.batch_size));
+    params.feed = feed;
+    params.columns.assign(columns.begin(), columns.end());
+    params.remainder = remainder_name_;
+    params.sample_weight = sample_weight_;
+    OP_REQUIRES(ctx, params.batch_size > 0,
+                absl::InvalidArgumentError("batch_size is " + std::to_string(params.batch_size)));
+    const std::size_t components = params.columns.size() + (sample_weight_ ? 1 : 0);
+    OP_REQUIRES(ctx, components == types_.size() && components == shapes_.size(),
+                absl::InvalidArgumentError(
+                    "one type and one shape is needed for each column and the weight"));
+    OP_REQUIRES(ctx, !sample_weight_ || types_.back() == tensorflow::DT_FLOAT,
+                absl::InvalidArgumentError("the sample weight is float32"));
+    *output = new FeedDataset(ctx, std::move(params), remainder_, types_, shapes_);
+  }
+
+ private:
+  std::string remainder_name_;
+  feed::Remainder remainder_ = feed::Remainder::kPad;
+  bool sample_weight_ = false;
+  DataTypeVector types_;
+  std::vector<PartialTensorShape> shapes_;
+};
+
+// Stateful, so that nothing folds it into a constant.
+REGISTER_OP("Arcflow>FeedDataset")
+    .Input("feed: string")
+    .Input("columns: string")
+    .Input("batch_size: int64")
+    .Output("handle: variant")
+    .Attr("remainder: {'pad', 'drop', 'refuse', 'partial'} = 'pad'")
+    .Attr("sample_weight: bool = false")
+    .Attr("output_types: list(type) >= 1")
+    .Attr("output_shapes: list(shape) >= 1")
+    .SetIsStateful()
+    .SetDoNotOptimize()
+    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* c) {
+      tensorflow::shape_inference::ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 0, &unused));
+      return tensorflow::shape_inference::ScalarShape(c);
+    });
+REGISTER_KERNEL_BUILDER(Name("Arcflow>FeedDataset").Device(tensorflow::DEVICE_CPU), FeedDatasetOp);
+
+}  // namespace
+}  // namespace arcflow::tf

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets whose elements are batches of a node's feed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import tensorflow as tf
+from tensorflow.python.data.ops import dataset_ops
+
+from .. import errors
+from . import ops
+from ._per_node import per_node
+
+REMAINDERS = ("pad", "drop", "refuse", "partial")
+LABELS = ("label", "labels", "target", "y")  # names that a label column has by default
+SAMPLE_WEIGHT = "sample_weight"
+
+
+class FeedDataset(dataset_ops.DatasetSource):
+    """The source: one element for each step, columns and nothing else done to them.
+
+    Fixed-width columns come without a copy, as the bytes that lie in shared memory, whenever a
+    batch lies in one segment there. Only the columns asked for are touched. The position of an
+    iterator is saved with it (``tf.train.Checkpoint(iterator=…)``).
+
+    Parameters
+    ----------
+    feed
+        Name of the feed.
+    structure
+        Column names in any structure of tuples and dicts: what an element will look like.
+    columns
+        All columns of the feed by name: ``{"name": …, "dtype": …, "shape": […]}``.
+    batch_size
+        Rows of a batch.
+    remainder
+        ``"pad"``, ``"drop"``, ``"refuse"`` or ``"partial"``.
+    padding_weight
+        Appends ``w`` to the elements, float32, 1 for rows and 0 for padding: ``(*structure, w)``
+        for a tuple, else ``(structure, w)``.
+    """
+
+    def __init__(
+        self,
+        feed: str,
+        structure: Any,
+        columns: Mapping[str, Mapping[str, Any]],
+        batch_size: int,
+        *,
+        remainder: str = "pad",
+        padding_weight: bool = False,
+    ) -> None:
+        rows = batch_size if remainder in ("pad", "drop") else None
+        spec = tf.nest.map_structure(lambda name: _spec(columns[name], rows), structure)
+        if padding_weight:
+            head = spec if isinstance(spec, tuple) else (spec,)
+            spec = (*head, tf.TensorSpec([rows], tf.float32))
+        self._structure = spec
+        flat = tf.nest.flatten(spec)
+        variant = ops.load().arcflow_feed_dataset(
+            feed=feed,
+            columns=tf.constant(tf.nest.flatten(structure), tf.string),
+            batch_size=tf.constant(batch_size, tf.int64),
+            remainder=remainder,
+            sample_weight=padding_weight,
+            output_types=[s.dtype for s in flat],
+            output_shapes=[s.shape for s in flat],
+        )
+        super().__init__(variant)
+        per_node(self, remainder=remainder)
+
+    @property
+    def element_spec(self) -> Any:
+        """As for every dataset."""
+        return self._structure
+
+
+class _Roles(NamedTuple):
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    weight: str | None
+
+
+def make_dataset(
+    feed: str,
+    batch_size: int,
+    *,
+    schema: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    features: str | Sequence[str] | None = None,
+    label: str | Sequence[str] | Literal[False] | None = None,
+    weight: str | None = None,
+    remainder: str = "pad",
+    size: int | None = None,
+) -> tf.data.Dataset:
+    """Make a dataset of a feed with elements as Keras takes them.
+
+    Parameters
+    ----------
+    feed
+        Name of the feed.
+    batch_size
+        Rows of a batch on this node.
+    schema
+        The feed's columns: ``{"columns": [...]}`` or the list.
+    features
+        Columns that are inputs; by default all but label and weight. One column is one tensor,
+        several are a dict by name.
+    label
+        The label column; by default the one called label, labels, target or y, if there is one.
+        False: none. Several are a dict by name.
+    weight
+        A column of numbers that weigh the rows.
+    remainder
+        When nodes hold different numbers of rows: ``"pad"`` fills up with rows of weight zero,
+        ``"drop"`` leaves rows out, ``"refuse"`` is an error, ``"partial"`` lets this node make its
+        own number of steps. With one node, ``"pad"`` ends with a short batch instead of padding.
+    size
+        Number of nodes; by default as ``TF_CONFIG`` says.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Elements ``(x, y, w)`` under ``"pad"`` or with a weight column, else ``(x, y)``; without a
+        label ``x``, or with weights a dict of the columns and ``"sample_weight"``. Every iteration
+        is one pass over all rows. It counts as per node, see `arcflow.tf.per_node`.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A column that does not exist or is not fit for its role; says what there is.
+    """
+    listed = schema["columns"] if isinstance(schema, Mapping) else schema
+    columns = {column["name"]: column for column in listed}
+    _check(feed, batch_size, remainder)
+    roles = _roles(feed, columns, features, label, weight)
+    nodes = _nodes() if size is None else size
+    dataset: tf.data.Dataset = FeedDataset(
+        feed,
+        _structure(roles),
+        columns,
+        batch_size,
+        remainder="partial" if remainder == "pad" and nodes == 1 else remainder,
+        padding_weight=remainder == "pad",
+    )
+    if roles.weight or (remainder == "pad" and not roles.labels):
+        dataset = dataset.map(_arrange(roles, has_padding=remainder == "pad"))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = per_node(dataset.with_options(options), remainder=remainder)
+    dataset.features = roles.features
+    return dataset
+
+
+def _structure(roles: _Roles) -> Any:
+    """What the source gives: (x, y, weight), without what there is not."""
+    parts = [_one_or_dict(roles.features)]
+    if roles.labels:
+        parts.append(_one_or_dict(roles.labels))
+    if roles.weight:
+        parts.append(roles.weight)
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def _arrange(roles: _Roles, *, has_padding: bool) -> Any:
+    """One weight out of the column's and the padding's, and the place where it belongs."""
+
+    def arrange(*element: Any) -> Any:
+        parts = list(element)
+        weights = [parts.pop()] if has_padding else []
+        if roles.weight:
+            weights.append(tf.cast(parts.pop(), tf.float32))
+        w = tf.multiply(*weights) if len(weights) == 2 else weights[0]
+        if roles.labels:
+            return (*parts, w)
+        x = parts[0]
+        return {**(x if isinstance(x, dict) else {roles.features[0]: x}), SAMPLE_WEIGHT: w}
+
+    return arrange
+
+
+def _spec(column: Mapping[str, Any], rows: int | None) -> tf.TensorSpec:
+    return tf.TensorSpec([rows, *column["shape"]], tf.dtypes.as_dtype(column["dtype"]))
+
+
+def _one_or_dict(names: Sequence[str]) -> Any:
+    return names[0] if len(names) == 1 else {name: name for name in names}
+
+
+def _nodes() -> int:
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
+    return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
+
+
+def _check(feed: str, batch_size: int, remainder: str) -> None:
+    if batch_size < 1:
+        raise errors.InvalidArgumentError(f"feed {feed!r}: batch_size is {batch_size}")
+    if remainder not in REMAINDERS:
+        raise errors.InvalidArgumentError(
+            f"feed {feed!r}: remainder is {remainder!r}, not one of {', '.join(REMAINDERS)}"
+        )
+
+
+def _roles(
+    feed: str,
+    columns: Mapping[str, Mapping[str, Any]],
+    features: str | Sequence[str] | None,
+    label: str | Sequence[str] | Literal[False] | None,
+    weight: str | None,
+) -> _Roles:
+    if label is None:
+        taken = {weight, *_tuple(features)}
+        label = next((name for name in LABELS if name in columns and name not in taken), ())
+    labels = _tuple(label or ())
+    if features is None:
+        features = tuple(name for name in columns if name not in labels and name != weight)
+    roles = _Roles(_tuple(features), labels, weight)
+    for role, names in (("features", roles.features), ("label", labels), ("weight", _tuple(weight))):
+        for name in names:
+            if name not in columns:
+                raise errors.InvalidArgumentError(
+                    f"feed {feed!r}: {role} names {name!r}, but its columns are {', '.join(columns)}"
+                )
+    if not roles.features:
+        raise errors.InvalidArgumentError(
+            f"feed {feed!r}: no column is left for features (columns: {', '.join(columns)})"
+        )
+    if weight is not None and (columns[weight]["shape"] or columns[weight]["dtype"] == "string"):
+        raise errors.InvalidArgumentError(
+            f"feed {feed!r}: weight column {weight!r} has to hold one number a row"
+        )
+    if not labels and SAMPLE_WEIGHT in roles.features:
+        raise errors.InvalidArgumentError(
+            f"feed {feed!r}: a feature column must not be called {SAMPLE_WEIGHT!r}; name it as weight"
+        )
+    return roles
+
+
+def _tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)
