@@ -161,7 +161,7 @@ inline TestArrayPtr FixedList(std::string name, std::int64_t k, std::int64_t row
 
 /// A record batch of `rows` rows.
 template <typename... Columns>
-TestArrayPtr Batch(std::int64_t rows, Columns... columns) {
+TestArrayPtr RecordBatch(std::int64_t rows, Columns... columns) {
   auto out = std::make_unique<TestArray>("+s", "", rows);
   (out->AddChild(std::move(columns)), ...);
   return out;

@@ -66,7 +66,7 @@ void ExpectPrimitive(DType dtype, const std::string& format) {
   const std::vector<T> values = {T(1), T(-2), T(3), T(100), T(5), T(6)};
   auto column = Primitive<T>("x", format, values);
   column->Slice(1, 5);
-  auto batch = Batch(5, std::move(column));
+  auto batch = RecordBatch(5, std::move(column));
   EXPECT_THAT(CopyAll<T>(One(dtype), *batch), ElementsAre(T(-2), T(3), T(100), T(5), T(6)))
       << format;
   batch->Slice(2, 2);
@@ -96,7 +96,7 @@ TEST(ArrowViewTest, BooleansUnpackFromAnyBit) {
     for (std::int64_t batch_offset : {0, 3, 8, 70}) {
       auto column = Bools("x", values);
       column->Slice(column_offset, 200 - column_offset);
-      auto batch = Batch(200 - column_offset, std::move(column));
+      auto batch = RecordBatch(200 - column_offset, std::move(column));
       batch->Slice(batch_offset, 200 - column_offset - batch_offset);
       const auto first = values.begin() + column_offset + batch_offset;
       EXPECT_THAT(CopyAll<std::uint8_t>(One(DType::kBool), *batch),
@@ -106,7 +106,7 @@ TEST(ArrowViewTest, BooleansUnpackFromAnyBit) {
 }
 
 TEST(ArrowViewTest, PartOfTheRowsCanBeCopied) {
-  auto batch = Batch(6, Bools("x", {true, false, true, true, false, false}));
+  auto batch = RecordBatch(6, Bools("x", {true, false, true, true, false, false}));
   const Schema schema = One(DType::kBool);
   const Result<BatchView> view = ViewBatch(schema, batch->type, batch->array);
   ASSERT_TRUE(view.ok());
@@ -120,7 +120,7 @@ TEST(ArrowViewTest, StringsOfEveryKindHonourOffsets) {
   for (const char* format : {"u", "z", "U", "Z"}) {
     auto column = Strings("x", format, values, 7);
     column->Slice(1, 4);
-    auto batch = Batch(4, std::move(column));
+    auto batch = RecordBatch(4, std::move(column));
     EXPECT_THAT(CopyAllStrings(One(DType::kString), *batch),
                 ElementsAre("", "alpha", std::string("a\0b", 3), "ω"))
         << format;
@@ -130,12 +130,12 @@ TEST(ArrowViewTest, StringsOfEveryKindHonourOffsets) {
   }
   auto fixed = FixedBinary("x", 3, {"abc", "def", "ghi"});
   fixed->Slice(1, 2);
-  auto batch = Batch(2, std::move(fixed));
+  auto batch = RecordBatch(2, std::move(fixed));
   EXPECT_THAT(CopyAllStrings(One(DType::kString), *batch), ElementsAre("def", "ghi"));
 }
 
 TEST(ArrowViewTest, StringsThatFitFindsTheLastRowThatFits) {
-  auto batch = Batch(4, Strings("x", "u", {"aa", "bbb", "", "cccc"}));
+  auto batch = RecordBatch(4, Strings("x", "u", {"aa", "bbb", "", "cccc"}));
   const Result<BatchView> view = ViewBatch(One(DType::kString), batch->type, batch->array);
   ASSERT_TRUE(view.ok());
   const ColumnView& sut = view->columns[0];
@@ -155,12 +155,12 @@ TEST(ArrowViewTest, RawBytesBecomeElements) {
     auto column =
         Strings("x", format, {bytes.substr(0, 4), bytes.substr(4, 4), bytes.substr(8, 4)}, 3);
     column->Slice(1, 2);
-    auto batch = Batch(2, std::move(column));
+    auto batch = RecordBatch(2, std::move(column));
     EXPECT_THAT(CopyAll<std::int16_t>(schema, *batch), ElementsAre(3, -4, 5, 6)) << format;
   }
   auto fixed = FixedBinary("x", 4, {bytes.substr(0, 4), bytes.substr(4, 4), bytes.substr(8, 4)});
   fixed->Slice(2, 1);
-  auto batch = Batch(1, std::move(fixed));
+  auto batch = RecordBatch(1, std::move(fixed));
   EXPECT_THAT(CopyAll<std::int16_t>(schema, *batch), ElementsAre(5, 6));
 }
 
@@ -173,31 +173,32 @@ TEST(ArrowViewTest, ListsHonourEveryOffset) {
   };
   auto list = List<std::int32_t>("x", {0, 2, 4, 6, 8}, values());
   list->Slice(1, 3);
-  auto batch = Batch(3, std::move(list));
+  auto batch = RecordBatch(3, std::move(list));
   EXPECT_THAT(CopyAll<float>(schema, *batch), ElementsAre(2, 3, 4, 5, 6, 7));
   batch->Slice(1, 1);
   EXPECT_THAT(CopyAll<float>(schema, *batch), ElementsAre(4, 5));
 
   auto large = List<std::int64_t>("x", {2, 4, 6}, values());
-  batch = Batch(2, std::move(large));
+  batch = RecordBatch(2, std::move(large));
   EXPECT_THAT(CopyAll<float>(schema, *batch), ElementsAre(2, 3, 4, 5));
 
   auto fixed = FixedList("x", 2, 4, values());
   fixed->Slice(1, 3);
-  batch = Batch(3, std::move(fixed));
+  batch = RecordBatch(3, std::move(fixed));
   batch->Slice(1, 2);
   EXPECT_THAT(CopyAll<float>(schema, *batch), ElementsAre(4, 5, 6, 7));
 }
 
 TEST(ArrowViewTest, ListsOfBooleansUnpack) {
-  auto batch = Batch(2, List<std::int32_t>("x", {1, 4, 7}, Bools("item", {0, 1, 0, 1, 1, 1, 0})));
+  auto batch =
+      RecordBatch(2, List<std::int32_t>("x", {1, 4, 7}, Bools("item", {0, 1, 0, 1, 1, 1, 0})));
   EXPECT_THAT(CopyAll<std::uint8_t>(One(DType::kBool, Source::kList, {3}), *batch),
               ElementsAre(1, 0, 1, 1, 1, 0));
 }
 
 TEST(ArrowViewTest, ColumnsAreFoundByNameInSchemaOrder) {
-  auto batch = Batch(1, Primitive<float>("b", "f", {2.5F}), Strings("extra", "u", {"?"}),
-                     Primitive<std::int64_t>("a", "l", {7}));
+  auto batch = RecordBatch(1, Primitive<float>("b", "f", {2.5F}), Strings("extra", "u", {"?"}),
+                           Primitive<std::int64_t>("a", "l", {7}));
   const Schema schema{
       {{"a", DType::kInt64, Source::kScalar, {}}, {"b", DType::kFloat32, Source::kScalar, {}}}};
   const Result<BatchView> view = ViewBatch(schema, batch->type, batch->array);
@@ -219,7 +220,7 @@ TEST(ArrowViewTest, EmptyBatchNeedsNoBuffers) {
                                                      : "f";
     auto column = std::make_unique<TestArray>(format, "x", 0);
     if (c.source == Source::kList) column->AddChild(std::make_unique<TestArray>("f", "item", 0));
-    auto batch = Batch(0, std::move(column));
+    auto batch = RecordBatch(0, std::move(column));
     const Result<BatchView> view = ViewBatch(schema, batch->type, batch->array);
     ASSERT_TRUE(view.ok()) << view.status().ToString();
     EXPECT_EQ(view->rows, 0u);
@@ -232,7 +233,7 @@ TEST(ArrowViewTest, NullsAreCountedWithinTheSliceOnly) {
   std::vector<bool> valid(200, true);
   valid[0] = valid[70] = valid[71] = valid[199] = false;
   column->SetValidity(valid);
-  auto batch = Batch(200, std::move(column));
+  auto batch = RecordBatch(200, std::move(column));
   const Schema schema = One(DType::kFloat32);
   ExpectRefused(schema, *batch, "column 'x': 4 nulls; tensors have no nulls");
   batch->Slice(1, 70);
@@ -245,7 +246,7 @@ TEST(ArrowViewTest, NullsAreCountedWithinTheSliceOnly) {
 }
 
 TEST(ArrowViewTest, NullsWithoutBitmapAreMalformed) {
-  auto batch = Batch(1, Primitive<float>("x", "f", {1}));
+  auto batch = RecordBatch(1, Primitive<float>("x", "f", {1}));
   batch->child(0).array.null_count = 1;
   ExpectRefused(One(DType::kFloat32), *batch, "no validity bitmap");
 }
@@ -253,7 +254,7 @@ TEST(ArrowViewTest, NullsWithoutBitmapAreMalformed) {
 TEST(ArrowViewTest, NullsInsideListsAreRefused) {
   auto values = Primitive<float>("item", "f", {1, 2, 3, 4, 5, 6});
   values->SetValidity({true, true, true, false, true, false});
-  auto batch = Batch(3, List<std::int32_t>("x", {0, 2, 4, 6}, std::move(values)));
+  auto batch = RecordBatch(3, List<std::int32_t>("x", {0, 2, 4, 6}, std::move(values)));
   const Schema schema = One(DType::kFloat32, Source::kList, {2});
   ExpectRefused(schema, *batch, "column 'x': list values: 2 nulls");
   batch->Slice(0, 1);
@@ -261,37 +262,37 @@ TEST(ArrowViewTest, NullsInsideListsAreRefused) {
 }
 
 TEST(ArrowViewTest, NullRowsOfTheBatchItselfAreRefused) {
-  auto batch = Batch(2, Primitive<float>("x", "f", {1, 2}));
+  auto batch = RecordBatch(2, Primitive<float>("x", "f", {1, 2}));
   batch->SetValidity({true, false});
   ExpectRefused(One(DType::kFloat32), *batch, "record batch: 1 null");
 }
 
 TEST(ArrowViewTest, RaggedListNamesRowAndBothLengths) {
-  auto batch = Batch(
+  auto batch = RecordBatch(
       3, List<std::int32_t>("x", {0, 2, 3, 6}, Primitive<float>("item", "f", {1, 2, 3, 4, 5, 6})));
   ExpectRefused(One(DType::kFloat32, Source::kList, {2}), *batch,
                 "column 'x': row 1: 1 values, the schema says 2;");
-  auto fixed = Batch(1, FixedList("x", 3, 1, Primitive<float>("item", "f", {1, 2, 3})));
+  auto fixed = RecordBatch(1, FixedList("x", 3, 1, Primitive<float>("item", "f", {1, 2, 3})));
   ExpectRefused(One(DType::kFloat32, Source::kList, {2}), *fixed, "3 values, the schema says 2");
 }
 
 TEST(ArrowViewTest, RawValueOfAnotherLengthIsRefused) {
-  auto batch = Batch(2, Strings("x", "z", {"abcd", "abcde"}));
+  auto batch = RecordBatch(2, Strings("x", "z", {"abcd", "abcde"}));
   ExpectRefused(One(DType::kFloat32, Source::kRaw, {1}), *batch,
                 "column 'x': row 1: 5 bytes, the schema says 4;");
-  auto fixed = Batch(1, FixedBinary("x", 5, {"abcde"}));
+  auto fixed = RecordBatch(1, FixedBinary("x", 5, {"abcde"}));
   ExpectRefused(One(DType::kFloat32, Source::kRaw, {1}), *fixed,
                 "expected binary of 4 bytes (1 x float32), found fixed_size_binary[5]");
 }
 
 TEST(ArrowViewTest, RawBooleansMustBeZeroOrOne) {
-  auto batch = Batch(2, Strings("x", "z", {std::string("\0\1", 2), std::string("\1\7", 2)}));
+  auto batch = RecordBatch(2, Strings("x", "z", {std::string("\0\1", 2), std::string("\1\7", 2)}));
   ExpectRefused(One(DType::kBool, Source::kRaw, {2}), *batch, "row 1: byte 7 is no boolean");
 }
 
 TEST(ArrowViewTest, WrongTypeNamesBoth) {
   const auto expect = [](const Schema& schema, TestArrayPtr column, const std::string& part) {
-    auto batch = Batch(1, std::move(column));
+    auto batch = RecordBatch(1, std::move(column));
     ExpectRefused(schema, *batch, "column 'x': expected ");
     ExpectRefused(schema, *batch, part);
   };
@@ -325,16 +326,16 @@ TEST(ArrowViewTest, WrongTypeNamesBoth) {
 TEST(ArrowViewTest, DictionaryEncodingIsRefused) {
   auto column = Primitive<std::int32_t>("x", "i", {0});
   column->SetDictionary(Strings("", "u", {"a"}));
-  auto batch = Batch(1, std::move(column));
+  auto batch = RecordBatch(1, std::move(column));
   ExpectRefused(One(DType::kString), *batch,
                 "column 'x': is dictionary-encoded (dictionary<i, string>)");
   ExpectRefused(One(DType::kInt32), *batch, "dictionary-encoded");
 }
 
 TEST(ArrowViewTest, MissingAndDoubleColumnsAreRefused) {
-  auto batch = Batch(1, Primitive<float>("y", "f", {1}), Primitive<float>("z", "f", {1}));
+  auto batch = RecordBatch(1, Primitive<float>("y", "f", {1}), Primitive<float>("z", "f", {1}));
   ExpectRefused(One(DType::kFloat32), *batch, "column 'x': missing; the batch has 'y', 'z'");
-  batch = Batch(1, Primitive<float>("x", "f", {1}), Primitive<float>("x", "f", {1}));
+  batch = RecordBatch(1, Primitive<float>("x", "f", {1}), Primitive<float>("x", "f", {1}));
   ExpectRefused(One(DType::kFloat32), *batch, "column 'x': there twice");
 }
 
@@ -344,7 +345,7 @@ TEST(ArrowViewTest, HostileOffsetsAreRefused) {
         std::make_unique<TestArray>("u", "x", static_cast<std::int64_t>(offsets.size()) - 1);
     column->AddBuffer(offsets);
     column->AddBuffer(std::vector<char>(16, 'a'));
-    return Batch(static_cast<std::int64_t>(offsets.size()) - 1, std::move(column));
+    return RecordBatch(static_cast<std::int64_t>(offsets.size()) - 1, std::move(column));
   };
   const Schema schema = One(DType::kString);
   ExpectRefused(schema, *strings({0, 5, 3}), "row 1: corrupt offsets 5 and 3");
@@ -353,18 +354,18 @@ TEST(ArrowViewTest, HostileOffsetsAreRefused) {
                 "row 0: corrupt offsets");
   const Schema lists = One(DType::kFloat32, Source::kList, {2});
   auto past =
-      Batch(2, List<std::int32_t>("x", {0, 2, 4}, Primitive<float>("item", "f", {1, 2, 3})));
+      RecordBatch(2, List<std::int32_t>("x", {0, 2, 4}, Primitive<float>("item", "f", {1, 2, 3})));
   ExpectRefused(lists, *past, "row 1: corrupt offsets 2 and 4");
-  auto wraps = Batch(1, List<std::int32_t>("x",
-                                           {std::numeric_limits<std::int32_t>::max(),
-                                            std::numeric_limits<std::int32_t>::min() + 1},
-                                           Primitive<float>("item", "f", {1, 2, 3})));
+  auto wraps = RecordBatch(1, List<std::int32_t>("x",
+                                                 {std::numeric_limits<std::int32_t>::max(),
+                                                  std::numeric_limits<std::int32_t>::min() + 1},
+                                                 Primitive<float>("item", "f", {1, 2, 3})));
   ExpectRefused(lists, *wraps, "row 0: corrupt offsets");
 }
 
 TEST(ArrowViewTest, ImpossibleSizesAreRefused) {
   const Schema schema = One(DType::kFloat32);
-  const auto make = [] { return Batch(2, Primitive<float>("x", "f", {1, 2})); };
+  const auto make = [] { return RecordBatch(2, Primitive<float>("x", "f", {1, 2})); };
   auto batch = make();
   batch->array.length = -1;
   ExpectRefused(schema, *batch, "record batch: impossible length -1");
@@ -380,20 +381,20 @@ TEST(ArrowViewTest, ImpossibleSizesAreRefused) {
   batch = make();
   batch->child(0).array.buffers[1] = nullptr;
   ExpectRefused(schema, *batch, "column 'x': has no data buffer");
-  auto fixed = Batch(2, FixedList("x", 2, 2, Primitive<float>("item", "f", {1, 2, 3})));
+  auto fixed = RecordBatch(2, FixedList("x", 2, 2, Primitive<float>("item", "f", {1, 2, 3})));
   ExpectRefused(One(DType::kFloat32, Source::kList, {2}), *fixed,
                 "list values: holds 3 values, needs 4");
 }
 
 TEST(ArrowViewTest, MalformedStructsAreRefused) {
   const Schema schema = One(DType::kFloat32);
-  auto batch = Batch(1, Primitive<float>("x", "f", {1}));
+  auto batch = RecordBatch(1, Primitive<float>("x", "f", {1}));
   batch->array.n_children = 0;
   ExpectRefused(schema, *batch, "different columns");
-  batch = Batch(1, Primitive<float>("x", "f", {1}));
+  batch = RecordBatch(1, Primitive<float>("x", "f", {1}));
   batch->array.release = nullptr;
   ExpectRefused(schema, *batch, "released before");
-  batch = Batch(1, Primitive<float>("x", "f", {1}));
+  batch = RecordBatch(1, Primitive<float>("x", "f", {1}));
   batch->array.children[0] = nullptr;
   ExpectRefused(schema, *batch, "column 0 is null");
   auto bare = Primitive<float>("x", "f", {1});

@@ -96,7 +96,8 @@ class FakeAgent : public SegmentSource {
   void End() {
     Change([&] { ended_ = true; });
   }
-  /// The next answer to `get` is this packet, whatever was asked.
+  /// The next answer to `get` is this packet, whatever was asked, with the memory of the buffer it
+  /// names if there is such.
   void AnswerNextGetWith(Json packet) {
     Change([&] { forced_ = std::move(packet); });
   }
@@ -300,7 +301,13 @@ class FakeAgent : public SegmentSource {
   void Answer(Session& s) {
     if (s.get && forced_) {
       s.get.reset();
-      Send(s, *std::exchange(forced_, std::nullopt));
+      const Json packet = *std::exchange(forced_, std::nullopt);
+      std::vector<int> fds;
+      for (const auto& [id, memory] : memory_) {
+        if (packet.value("op", "") == "segment" && packet["buffer"] == id)
+          fds.push_back(memory.get());
+      }
+      Send(s, packet, fds);
     }
     if ((s.get || s.plan) && !failure_.ok()) {
       Send(s,
