@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError
 
@@ -73,7 +73,7 @@ class Context:
         batch_size: int = 32,
         *,
         features: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | Literal[False] | None = None,
         weight: str | None = None,
         remainder: str | None = None,
         **options: Any,
@@ -87,8 +87,8 @@ class Context:
         batch_size
             Rows of a batch on this node.
         features, label, weight
-            Which columns are inputs, label and sample weight. By default the last column is the
-            label and all before it are features.
+            Which columns are inputs, label and sample weight. By default the column called label,
+            labels, target or y is the label (``label=False``: none), all others are features.
         remainder
             What happens when nodes hold different numbers of rows: ``"pad"``, ``"drop"``,
             ``"refuse"`` or ``"partial"``; by default as the `Cluster` says.
@@ -106,10 +106,12 @@ class Context:
         dataset = make_dataset(
             name,
             batch_size,
+            schema=self.feeds[name],
             features=features,
             label=label,
             weight=weight,
             remainder=remainder or self._remainder,
+            size=self.size,
             **options,
         )
         found = getattr(dataset, "features", None)
