@@ -80,10 +80,10 @@ const Segment* FeedLog::Get(std::uint64_t number) const {
 }
 
 void FeedLog::Lease(ReaderId reader, std::uint64_t number, Holds what) {
-  const Segment& segment = At(number);
+  Segment& segment = At(number);
   assert(!segment.dropped);
   ReaderLease& lease = leases_[{reader, number}];
-  ++lease.times;
+  if (lease.times++ == 0) ++segment.readers;
   std::vector<std::uint64_t>& buffers = lease.buffers;
   if (segment.in_file || what == Holds::kCopy) return;
   if (std::find(buffers.begin(), buffers.end(), segment.buffer) != buffers.end()) return;
@@ -97,8 +97,9 @@ void FeedLog::Lease(ReaderId reader, std::uint64_t number, Holds what) {
 
 void FeedLog::Unlease(const std::vector<std::uint64_t>& buffers, std::uint64_t number,
                       std::vector<std::uint64_t>* orphans) {
-  const Segment* segment = Get(number);
+  Segment* segment = Get(number) == nullptr ? nullptr : &At(number);
   const bool moved = segment == nullptr || segment->dropped || segment->in_file;
+  if (segment != nullptr) --segment->readers;
   for (const std::uint64_t buffer : buffers) {
     const auto memory = leases_on_.find(buffer);
     if (--memory->second.count > 0) continue;
@@ -166,7 +167,8 @@ std::optional<std::uint64_t> FeedLog::DropVictim() const {
   for (const std::uint64_t number : closed_) {
     const Segment& segment = *Get(number);
     if (segment.end_row() > passed_row_) return std::nullopt;
-    if (!Leased(segment.buffer)) return number;
+    const bool held = segment.in_file ? segment.readers > 0 : Leased(segment.buffer);
+    if (!held) return number;
   }
   return std::nullopt;
 }

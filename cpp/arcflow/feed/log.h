@@ -26,6 +26,7 @@ struct Segment {
   bool closed = false;          // no more rows will come
   bool in_file = false;
   bool dropped = false;  // its rows are gone (cache none)
+  int readers = 0;       // that hold a lease of any kind
 
   std::uint64_t end_row() const { return first_row + rows; }
 };
@@ -100,8 +101,8 @@ class FeedLog {
 
   /// A reader has finished with all rows below `row`.
   void Passed(std::uint64_t row);
-  /// The oldest closed segment that the furthest reader has passed and whose memory no reader
-  /// holds. (A file may go while it is held: the reader's mapping keeps it.)
+  /// The oldest closed segment that the furthest reader has passed and that no reader holds (a copy
+  /// of a segment in memory does not count).
   std::optional<std::uint64_t> DropVictim() const;
   /// Forgets the segment's rows and returns the segment as it was. Requires a closed one as
   /// DropVictim finds.

@@ -195,14 +195,25 @@ TEST(FeedLogTest, LeasedSegmentIsSkippedAndLaterOnesAreDropped) {
   EXPECT_EQ(sut.Get(3)->number, 3u);
 }
 
-TEST(FeedLogTest, LeaseOutlivesASegmentThatMovedAndWasDropped) {
+TEST(FeedLogTest, HeldFileIsNotDropped) {
   FeedLog sut = Filled(2);
   sut.Lease(kAnn, 0, Holds::kSegment);
   sut.MoveToFile(0, 900);
   sut.Passed(10);
-  ASSERT_EQ(sut.DropVictim(), 0u) << "a file may go: the reader's mapping keeps it";
-  EXPECT_TRUE(sut.Drop(0).in_file);
+  EXPECT_EQ(sut.DropVictim(), std::nullopt);
   EXPECT_THAT(*sut.Release(kAnn, 0), ElementsAre(100)) << "the old memory comes back";
+  EXPECT_EQ(sut.DropVictim(), 0u);
+  EXPECT_TRUE(sut.Drop(0).in_file);
+}
+
+TEST(FeedLogTest, LeaseOnACopyOutlivesADroppedSegment) {
+  FeedLog sut = Filled(2);
+  sut.Lease(kAnn, 0, Holds::kCopy);
+  sut.Passed(10);
+  ASSERT_EQ(sut.DropVictim(), 0u);
+  EXPECT_EQ(sut.Drop(0).buffer, 100u);
+  EXPECT_EQ(sut.Get(0), nullptr);
+  EXPECT_THAT(*sut.Release(kAnn, 0), IsEmpty());
 }
 
 TEST(FeedLogTest, DepthIsWhatNoReaderHasPassed) {

@@ -46,8 +46,8 @@ ReaderSession::ReaderSession(FeedLog::ReaderId id, Fd socket, ReaderHost& host)
 
 ReaderSession::~ReaderSession() = default;
 
-Status ReaderSession::Send(const json& packet) {
-  const Status sent = net::SendPacket(socket_.get(), packet, {}, AtOnce());
+Status ReaderSession::Send(const json& packet, const std::vector<int>& fds) {
+  const Status sent = net::SendPacket(socket_.get(), packet, fds, AtOnce());
   if (!sent.ok()) End();
   return sent;
 }

@@ -78,7 +78,7 @@ class ReaderSession {
   int descriptor() const { return socket_.get(); }
 
   /// Sends a packet that answers nothing (`schema`, or `error` to a reader that cannot be served).
-  Status Send(const nlohmann::json& packet);
+  Status Send(const nlohmann::json& packet, const std::vector<int>& fds = {});
   /// Takes in all packets that are there; answers come with Pump(), so that what the reader
   /// released meanwhile counts before what it asks for. OK with alive() == false: the reader
   /// closed. Errors: what was wrong with its packets; the session is over then.

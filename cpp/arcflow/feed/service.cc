@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 
 #include "arcflow/base/log.h"
+#include "arcflow/base/mapping.h"
 #include "arcflow/feed/service_impl.h"
 #include "arcflow/net/packet.h"
 
@@ -80,19 +82,27 @@ Result<int> FeedService::Impl::AddReader(const std::string& name, Fd socket) {
         ErrorPacket(feed.status()));  // the reader hears why before its socket closes
     return feed.status();
   }
-  const Status sent = reader->Send({{"op", "schema"},
-                                    {"schema", (*feed)->schema.ToJson()},
-                                    {"rank", rank},
-                                    {"size", size},
-                                    {"max_leases", memory.MaxLeases(**feed)}});
-  if (!sent.ok()) {
-    (void)reader->Send(ErrorPacket(sent));
-    return sent;
-  }
+  ARC_TRY(SendSchema(*reader, **feed));
   const int descriptor = reader->descriptor();
   sessions[id] = Session{std::move(reader), *feed};
   by_descriptor[descriptor] = id;
   return descriptor;
+}
+
+/// In the packet, or beside it in a memfd if it is too large for one.
+Status FeedService::Impl::SendSchema(ReaderSession& reader, const Feed& feed) {
+  constexpr std::size_t kMostInPacket = net::kMaxPacketBytes / 2;
+  json packet{
+      {"op", "schema"}, {"rank", rank}, {"size", size}, {"max_leases", memory.MaxLeases(feed)}};
+  json schema = feed.schema.ToJson();
+  const std::string text = schema.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() <= kMostInPacket) {
+    packet["schema"] = std::move(schema);
+    return reader.Send(packet);
+  }
+  ARC_ASSIGN(const Fd memory_of_text,
+             MemfdFromBytes("arcflow-schema", std::as_bytes(std::span(text))));
+  return reader.Send(packet, {memory_of_text.get()});
 }
 
 bool FeedService::Impl::OnReaderReadable(int descriptor) {

@@ -55,6 +55,7 @@ class FeedService::Impl final : public ReaderHost {
 
   // Readers: service.cc
   Result<int> AddReader(const std::string& feed, Fd socket);
+  Status SendSchema(ReaderSession& reader, const Feed& feed);
   bool OnReaderReadable(int descriptor);
   Result<GetAnswer> Get(ReaderId reader, std::uint64_t row) override;
   Status Release(ReaderId reader, std::uint64_t segment, std::uint64_t answers) override;
