@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_CHILD = """
+CHILD = """
 import importlib, importlib.util, os, pickle, sys, traceback
 path, name, args_file, result_file = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("program", path)
@@ -81,7 +81,7 @@ def run_ranks(
                     child_env["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
                 log = open(os.path.join(folder, f"log{rank}"), "wb")
                 children.append(subprocess.Popen(
-                    [sys.executable, "-c", _CHILD, str(program), name, args_file,
+                    [sys.executable, "-c", CHILD, str(program), name, args_file,
                      os.path.join(folder, f"result{rank}")],
                     env=child_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 ))  # fmt: skip
