@@ -10,6 +10,8 @@ namespace arcflow {
 class Deadline {
  public:
   using Clock = std::chrono::steady_clock;
+  /// From here on AfterSeconds means infinite: what does not fit 64 bits of nanoseconds.
+  static constexpr double kForeverSeconds = 9e9;
 
   explicit Deadline(Clock::time_point at) : at_(at) {}
   /// Saturates: a moment that the clock cannot hold is infinite.
@@ -35,8 +37,6 @@ class Deadline {
   }
 
  private:
-  static constexpr double kForeverSeconds = 9e9;  // what fits 64 bits of nanoseconds
-
   Clock::time_point at_;
 };
 
