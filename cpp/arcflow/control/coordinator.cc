@@ -39,6 +39,7 @@ class Coordinator::Impl {
   std::unique_ptr<net::Loop> loop;          // last but one: ends, with its channels, while the state still lives
   std::unique_ptr<net::Listener> listener;
   std::mutex close_mutex;
+  bool running = false;
   bool closed = false;
 
   Status Start(const CoordinatorOptions& options) {
@@ -58,14 +59,16 @@ class Coordinator::Impl {
     address.host = options.advertise_host.empty() ? listener->host() : options.advertise_host;
     address.port = listener->port();
     loop->Post([this] { state->Begin(); });
-    return loop->StartThread();
+    ARC_TRY(loop->StartThread());
+    running = true;
+    return Status::Ok();
   }
 
   void Close() {
     const std::lock_guard lock(close_mutex);
     if (std::exchange(closed, true)) return;
     if (listener) listener->Close();
-    if (loop && state) {
+    if (running) {
       loop->Post([this] { state->End(); });
       state->WaitQuiet(Deadline::After(kCloseTimeout));
       loop->Stop();

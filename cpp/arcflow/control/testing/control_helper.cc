@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Test helper: one executable that plays a node, a feeder or a coordinator, so that tests can kill each of them.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "arcflow/control/coordinator.h"
+#include "arcflow/control/feeder_link.h"
+#include "arcflow/control/node_link.h"
+#include "arcflow/control/text.h"
+
+namespace {
+
+using arcflow::Deadline;
+using arcflow::control::Coordinator;
+using arcflow::control::CoordinatorOptions;
+using arcflow::control::FeederLink;
+using arcflow::control::NodeLink;
+using nlohmann::json;
+
+constexpr double kTimeout_s = 60;
+
+int Give(const std::string& what) {
+  std::fprintf(stderr, "%s\n", what.c_str());
+  return 70;
+}
+
+[[noreturn]] void SleepForEver() {
+  for (;;) ::pause();
+}
+
+/// A child that outlives its parent unless somebody clears up; `own_session`: it has left the node's process group too.
+void LeaveChild(bool own_session) {
+  if (::fork() != 0) return;
+  if (own_session) ::setsid();
+  SleepForEver();
+}
+
+int Succeed(NodeLink& link, const json& config) {
+  link.counters()->counters().user_step = 7;
+  if (!link.Log("a line of rank " + config["rank"].dump()).ok()) return Give("log");
+  if (!link.Progress(R"({"loss": 0.5})").ok()) return Give("progress");
+  auto payloads = link.Barrier("go", "from " + config["rank"].dump(), Deadline::AfterSeconds(kTimeout_s));
+  if (!payloads.ok()) return Give(payloads.status().ToString());
+  std::string result = link.payload();
+  for (const std::string& p : *payloads) result += "|" + p;
+  return link.SetResult(result).ok() ? 0 : Give("result");
+}
+
+int Fail(NodeLink& link, bool peer_loss) {
+  std::printf("about to fail\n");
+  std::fflush(stdout);
+  const json failure{{"type", "ValueError"}, {"message", "bad value"}, {"traceback", "line 1\nline 2"}, {"peer_loss", peer_loss}};
+  if (!link.Failed(failure.dump()).ok()) return Give("failed");
+  SleepForEver();  // as TensorFlow does when its peers are gone
+}
+
+int Node(const std::string& mode) {
+  if (mode == "early_exit") return 3;
+  auto fd = NodeLink::BrokerFdFromEnvironment();
+  if (!fd.ok()) return Give(fd.status().ToString());
+  auto link = NodeLink::Open(*fd, Deadline::AfterSeconds(kTimeout_s));
+  if (!link.ok()) return Give(link.status().ToString());
+  const json config = json::parse((*link)->config_json());
+  if (mode == "exit") {
+    std::printf("last words\n");
+    std::fflush(stdout);
+    return 3;
+  }
+  if (mode == "abort") std::abort();
+  if (mode == "raise") return Fail(**link, false);
+  if (mode == "peer_loss") return Fail(**link, true);
+  if (mode == "ignore_term") {
+    ::signal(SIGTERM, SIG_IGN);
+    SleepForEver();
+  }
+  if (mode == "children") {
+    LeaveChild(false);
+    LeaveChild(true);
+    SleepForEver();
+  }
+  if (mode == "children_ok") {
+    LeaveChild(false);
+    LeaveChild(true);
+    return Succeed(**link, config);
+  }
+  if (mode == "hang_after_result") {
+    ::signal(SIGTERM, SIG_IGN);
+    const int code = Succeed(**link, config);
+    if (code == 0) SleepForEver();
+    return code;
+  }
+  if (mode == "ok") return Succeed(**link, config);
+  SleepForEver();
+}
+
+std::string ReadFile(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+/// Launches an agent, tells its pid, waits for its outcome and prints that.
+int Feeder(const char* agent, const char* config_path) {
+  auto link = FeederLink::Launch(agent, ReadFile(config_path), "payload");
+  if (!link.ok()) return Give(link.status().ToString());
+  std::printf("%d\n", (*link)->pid());
+  std::fflush(stdout);
+  auto outcome = (*link)->WaitOutcome(Deadline::AfterSeconds(kTimeout_s));
+  if (!outcome.ok() || !*outcome) return Give("no outcome: " + outcome.status().ToString());
+  std::printf("%s\n", (*outcome)->json.c_str());
+  return 0;
+}
+
+/// Runs a coordinator, tells its port, prints its events.
+int RunCoordinator(const char* secret_hex, const char* size) {
+  CoordinatorOptions options;
+  options.secret = arcflow::control::HexDecode(secret_hex).value();
+  options.run_id = "test";
+  options.size = std::atoi(size);
+  auto coordinator = Coordinator::Start(options);
+  if (!coordinator.ok()) return Give(coordinator.status().ToString());
+  std::printf("%d\n", (*coordinator)->address().port);
+  std::fflush(stdout);
+  for (;;) {
+    auto event = (*coordinator)->NextEvent(Deadline::AfterSeconds(kTimeout_s));
+    if (!event.ok() || !*event) return 0;
+    std::printf("%s\n", (*event)->c_str());
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char* argv[]) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "node" && argc == 3) return Node(argv[2]);
+  if (what == "feeder" && argc == 4) return Feeder(argv[2], argv[3]);
+  if (what == "coordinator" && argc == 4) return RunCoordinator(argv[2], argv[3]);
+  if (what == "sleep") SleepForEver();
+  return Give("control_helper: node MODE | feeder AGENT CONFIG | coordinator SECRET SIZE | sleep");
+}
