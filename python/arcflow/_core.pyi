@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native core: coordinator, agents, nodes and feeds. Errors are classes of `arcflow.errors`.
+
+Every call that waits releases the GIL and can be interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+version: str
+
+class _ArrowArray(Protocol):
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+
+class Coordinator:
+    """The server that all agents of a run join; a thread of this process."""
+
+    def __init__(
+        self,
+        bind_host: str,
+        advertise_host: str,
+        port: int,
+        secret: bytes,
+        size: int,
+        options_json: str = "{}",
+    ) -> None:
+        """Listen and start; `secret` is 32 bytes, `options_json` holds ``run_id`` and the tuning."""
+
+    @property
+    def address(self) -> str:
+        """``"host:port"`` that agents connect to."""
+
+    def next_event(self, timeout_s: float) -> str | None:
+        """The next event as JSON; None when none came in time, or after ``all_finished``."""
+
+    def stop(self, code: str, reason: str) -> None:
+        """End the run with a status code such as ``"CANCELLED"``; does not wait."""
+
+    def close(self) -> None:
+        """Tell agents that are still there to stop, and end the thread."""
+
+class AgentLink:
+    """A Spark task's hold on the agent that it started; the agent ends with it."""
+
+    @staticmethod
+    def launch(agent_path: str, config_json: str, payload: bytes) -> AgentLink:
+        """Start an agent; `payload` is what its node finds as ``NodeLink.config()[1]``."""
+
+    def write(self, feed: str, batch: _ArrowArray) -> bool:
+        """Append a record batch to a feed; False when the node wants no more rows."""
+
+    def end(self, feed: str) -> None:
+        """Say that the feed has no more rows."""
+
+    def abort(self, code: str, message: str, traceback: str) -> None:
+        """Say that the feeder failed; this becomes the node's failure."""
+
+    def wait(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """The outcome (JSON) and what the node returned; None when it is not there in time."""
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the agent, after `timeout_s` by force."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the agent."""
+
+    def stats(self) -> dict[str, Any]:
+        """``acquires``, ``acquire_wait_ns``, ``publishes``, and rows, bytes, wait_ns of each feed."""
+
+class NodeLink:
+    """A node's session with its agent; one per process."""
+
+    def __init__(self, broker_fd: int) -> None:
+        """Open the session and wait until the run has started; sets ``ARCFLOW_COUNTER_FD``."""
+
+    def config(self) -> tuple[str, bytes]:
+        """The node's configuration (JSON) and payload."""
+
+    def log(self, text: str) -> None:
+        """Show a line on the driver."""
+
+    def progress(self, json: str) -> None:
+        """Send a JSON object as a ``node`` event to the driver."""
+
+    def barrier(self, name: str, payload: bytes, timeout_s: float) -> list[bytes]:
+        """Wait for all ranks; what each brought, by rank."""
+
+    def result(self, bytes: bytes) -> None:
+        """Hand over what the node returns; once."""
+
+    def failed(self, json: str) -> None:
+        """Report an exception: ``type``, ``message``, ``traceback``, ``peer_loss``."""
+
+    def counters(self) -> dict[str, int | float]:
+        """The counters that the agent sees."""
+
+    def set_progress(self, step: int, epoch: int, loss: float) -> None:
+        """Set the user's counters; costs no call to anybody."""
+
+class FeedReader:
+    """One pass over a feed as NumPy batches, without TensorFlow."""
+
+    def __init__(
+        self, broker_fd: int, feed: str, batch_size: int, remainder: str = "pad"
+    ) -> None:
+        """Open a reader; `remainder` is ``"pad"``, ``"drop"``, ``"refuse"`` or ``"partial"``."""
+
+    def next(
+        self, timeout_s: float
+    ) -> tuple[dict[str, np.ndarray[Any, Any] | list[bytes]], int] | None:
+        """The next batch and how many rows at its end are padding; None at the end of the pass.
+
+        Arrays may lie in shared memory and are read-only then; they keep it until they are dropped.
+        """
+
+    @property
+    def position(self) -> int:
+        """Steps handed out since the start of the pass."""
+
+    def seek(self, step: int) -> None:
+        """Go on at a step."""
+
+    @property
+    def schema_json(self) -> str:
+        """The feed's schema."""
+
+    def cancel(self) -> None:
+        """Make a blocked and every later `next` raise `CancelledError`; from any thread."""
