@@ -51,7 +51,9 @@ struct Node {
     return std::move(*reader);
   }
   ~Node() {
-    if (!lies) EXPECT_THAT(agent.complaints(), IsEmpty());
+    if (!lies) {
+      EXPECT_THAT(agent.complaints(), IsEmpty());
+    }
   }
 
   Schema schema;
