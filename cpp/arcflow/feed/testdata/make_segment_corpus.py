@@ -12,12 +12,12 @@ def align(n):
     return (n + 63) // 64 * 64
 
 
-def segment(capacity, columns, **damage):
-    """`columns`: (dtype, row_bytes, content, string bytes or None); returns header, descriptors and regions."""
+def segment(rows, columns, **damage):
+    """`rows`: capacity. `columns`: (dtype, row_bytes, content, string bytes or None); returns header, descriptors and regions."""
     end = 64 + 64 * len(columns)
     descriptors, regions = b"", []
     for dtype, row_bytes, content, string_bytes in columns:
-        size = 8 * (capacity + 1) if string_bytes is not None else row_bytes * capacity
+        size = 8 * (rows + 1) if string_bytes is not None else row_bytes * rows
         offset = align(end)
         end = offset + size
         regions.append((offset, content.ljust(size, b"\0")))
@@ -42,7 +42,7 @@ def segment(capacity, columns, **damage):
         damage.get("magic", 0x53435241),
         damage.get("version", 1),
         damage.get("size", total),
-        damage.get("capacity", capacity),
+        damage.get("capacity", rows),
         len(columns),
     )
     image = bytearray(total)
