@@ -9,11 +9,15 @@ F32, STRING, INT64, BOOL = 1, 7, 9, 10
 
 
 def align(n):
+    """Rounds up to the alignment of regions."""
     return (n + 63) // 64 * 64
 
 
 def segment(rows, columns, **damage):
-    """`rows`: capacity. `columns`: (dtype, row_bytes, content, string bytes or None); returns header, descriptors and regions."""
+    """Header, descriptors and regions of `rows` rows of capacity.
+
+    `columns` holds (dtype, row_bytes, content, string bytes or None); `damage` replaces fields.
+    """
     end = 64 + 64 * len(columns)
     descriptors, regions = b"", []
     for dtype, row_bytes, content, string_bytes in columns:
@@ -54,14 +58,17 @@ def segment(rows, columns, **damage):
 
 
 def case(name, schema, rows, image):
+    """Writes one input of the fuzz target."""
     (FOLDER / name).write_bytes(struct.pack("<HB", rows, schema) + image)
 
 
 def offsets(*values):
+    """Packed int64."""
     return struct.pack(f"<{len(values)}q", *values)
 
 
 def main():
+    """Writes all inputs."""
     FOLDER.mkdir(exist_ok=True)
     floats = struct.pack("<12f", *range(12))
 
