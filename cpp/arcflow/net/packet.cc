@@ -65,16 +65,18 @@ Result<std::optional<Packet>> TryReceive(int socket, bool* again) {
   message.msg_control = control.bytes.data();
   message.msg_controllen = control.bytes.size();
   ssize_t n = 0;
+  bool reset = false;
   do {
     n = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (n < 0 && errno == EINTR);
+    // A peer that closed with packets of ours unread: the kernel says so once, before the packets
+    // that the peer sent last, and then reports the end.
+    reset = n < 0 && errno == ECONNRESET && !reset;
+  } while (n < 0 && (errno == EINTR || reset));
   if (n < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
       *again = true;
       return std::optional<Packet>();
     }
-    // The peer died with packets of ours unread: for us the same as a closed end.
-    if (errno == ECONNRESET) return std::optional<Packet>();
     return Status::FromErrno(errno, "receive packet");
   }
   packet.fds = TakeFds(&message);

@@ -150,6 +150,23 @@ TEST(PacketTest, ClosedPeerIsTheEndAfterWhatItSent) {
   EXPECT_FALSE(end->has_value());
 }
 
+// The kernel reports a reset before what the peer sent last; its last words must not be lost.
+TEST(PacketTest, PeerThatClosedWithUnreadPacketsIsStillHeard) {
+  Pair sut;
+  ASSERT_TRUE(SendPacket(sut.b.get(), {{"op", "unread"}}, {}, Soon()).ok());
+  ASSERT_TRUE(SendPacket(sut.a.get(), {{"op", "last"}}, {}, Soon()).ok());
+  ASSERT_TRUE(SendPacket(sut.a.get(), {{"op", "words"}}, {}, Soon()).ok());
+  sut.a.reset();
+  for (const char* op : {"last", "words"}) {
+    auto message = ReceiveMessage(sut.b.get(), -1, Soon());
+    ASSERT_TRUE(message.ok() && message->has_value());
+    EXPECT_EQ((*message)->op, op);
+  }
+  auto end = ReceiveMessage(sut.b.get(), -1, Soon());
+  ASSERT_TRUE(end.ok());
+  EXPECT_FALSE(end->has_value());
+}
+
 TEST(PacketTest, SendingToAClosedPeerIsUnavailableAndNoSignal) {
   Pair sut;
   sut.b.reset();
