@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Milliseconds of a Keras fit step under ClusterStrategy against a hand-written loop, local nodes.
+"""Compare a Keras fit step under ClusterStrategy with a hand-written loop, on local nodes.
 
-Prints one row per model: the loop, fit on a per-node dataset, the same with every step's logs
-reduced (what a callback that reads them costs), and fit on a dataset that TensorFlow shards. All kinds run interleaved in the same processes.
+Prints a row per model, milliseconds a step: the loop, fit on a per-node dataset, the same with the
+logs of every step reduced (what a callback that reads them costs), and fit on a dataset that
+TensorFlow shards. All kinds run interleaved in the same processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -17,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "python"), str(ROOT / "python" / "tests" / "tf")]
+sys.path.insert(0, str(ROOT / "python" / "tests" / "tf"))
+if importlib.util.find_spec("arcflow") is None:
+    sys.path.insert(0, str(ROOT / "python"))
 
 BATCH = 64
 MODELS = {"small": (20, [32]), "mid": (784, [512, 256])}  # inputs, hidden layers
@@ -25,7 +29,7 @@ KINDS = ("loop", "fit", "fit logs", "fit sharded")
 
 
 def measure(model: str, steps: int, repeats: int) -> dict[str, list[float]]:
-    """Runs in each rank; milliseconds per step of each kind, one number per repeat."""
+    """Return, in each rank, milliseconds a step of each kind, one number per repeat."""
     import numpy as np
     import tensorflow as tf
 
@@ -134,7 +138,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     from cluster_testing import run_ranks
 
@@ -155,13 +159,13 @@ def main() -> None:
         )
         row = {kind: statistics.median(ranks[0][kind]) for kind in KINDS}
         ratio = statistics.median(
-            f / l for f, l in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True)
+            fit / loop for fit, loop in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True)
         )
         table[model] = {**row, "ratio": ratio}
         print(f"{model:8}" + "".join(f"{row[kind]:14.2f}" for kind in KINDS) + f"{ratio:12.2f}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(table, indent=1))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

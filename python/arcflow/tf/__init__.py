@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._per_node import is_per_node, per_node
     from .dataset import FeedDataset, make_dataset
     from .keras_callback import ProgressCallback
-    from ._per_node import is_per_node, per_node
     from .strategy import ClusterStrategy, default_strategy
 
 __all__ = [

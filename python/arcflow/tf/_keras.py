@@ -59,10 +59,14 @@ def install() -> None:
 
         stock_reduce = trainer.reduce_per_replica
         stock_init = CallbackList.__init__
-        fitting = {"values", "strategy", "reduction"} <= set(inspect.signature(stock_reduce).parameters)
+        known = list(inspect.signature(stock_reduce).parameters) == [
+            "values",
+            "strategy",
+            "reduction",
+        ]
     except (ImportError, AttributeError):
-        fitting = False
-    if not fitting:
+        known = False
+    if not known:
         raise errors.UnimplementedError(
             f"ClusterStrategy does not know Keras {keras.__version__}; it was made for Keras 3.15"
         )
@@ -78,7 +82,8 @@ def install() -> None:
         stock_init(self, *args, **kwargs)
         model = kwargs.get("model")
         strategy = getattr(model, "distribute_strategy", None)
-        if kwargs.get("add_history") and hasattr(strategy, "arc_begin_fit"):  # only `fit` keeps history
+        fitting = kwargs.get("add_history")  # only `fit` asks for it
+        if fitting and hasattr(strategy, "arc_begin_fit"):
             cast("ClusterLike", strategy).arc_begin_fit(model, self.callbacks)
 
     trainer.reduce_per_replica = reduce_per_replica
@@ -87,7 +92,7 @@ def install() -> None:
 
 
 def describe_step(fn: Any) -> Step | None:
-    """What `fn` is when it is a model's ``train_step`` or ``test_step``, else None."""
+    """Tell what `fn` is when it is a model's ``train_step`` or ``test_step``, else None."""
     import keras
 
     kind = {"train_step": "train", "test_step": "test"}.get(getattr(fn, "__name__", ""))
@@ -100,23 +105,3 @@ def has_own_step(model: Any) -> bool:
     import keras
 
     return type(model).train_step is not keras.Model.train_step
-
-
-def reads_step_logs(callback: Any) -> bool:
-    """Whether a callback may act on the logs of single steps, so that they must be equal on all ranks.
-
-    A callback says that it does not by an attribute ``arcflow_local_logs = True``.
-    """
-    import keras
-
-    if getattr(callback, "arcflow_local_logs", False):
-        return False
-    hooks = (callback.on_train_batch_end, callback.on_batch_end)
-    if all(keras.src.utils.is_default(hook) for hook in hooks):
-        return False
-    if not type(callback).__module__.startswith("keras."):
-        return True
-    stock = keras.callbacks
-    if isinstance(callback, stock.ModelCheckpoint):
-        return callback.save_freq != "epoch" and callback.save_best_only
-    return isinstance(callback, stock.TerminateOnNaN | stock.LambdaCallback)

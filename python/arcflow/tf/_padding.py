@@ -78,7 +78,7 @@ def _loss_trackers(model: Any) -> list[tuple[Any, bool]]:
 def _mean_over_real_rows(
     tracker: Any, real: tf.Tensor, weight: tf.Tensor, model: Any, losses: Callable[[], list[Any]]
 ) -> Callable[..., Any]:
-    """An update that counts the real rows of a batch instead of all of them.
+    """Make an update that counts the real rows of a batch instead of all of them.
 
     Keras hands over the mean m over all rows, plus regularization r. Over n real rows of N the mean
     is (m - r) * N / n + r; a loss that divides by the sum of weights is right already.
@@ -92,8 +92,8 @@ def _mean_over_real_rows(
         value = tf.convert_to_tensor(value)
         rows = tf.cast(tf.size(weight), value.dtype)
         count = tf.cast(tf.reduce_sum(real), value.dtype)
-        extra = losses()
-        extra = tf.add_n([tf.cast(e, value.dtype) for e in extra]) if extra else 0.0
+        parts = [tf.cast(part, value.dtype) for part in losses()]
+        extra = tf.add_n(parts) if parts else 0.0
         factor = rows / tf.maximum(count, 1) if reductions == {"mean"} else 1.0
         return stock((value - extra) * factor + extra, sample_weight=count)
 

@@ -156,7 +156,7 @@ def make_dataset(
 
 
 def _structure(roles: _Roles) -> Any:
-    """What the source gives: (x, y, weight), without what there is not."""
+    """Arrange columns as the source gives them: (x, y, weight), without what there is not."""
     parts = [_one_or_dict(roles.features)]
     if roles.labels:
         parts.append(_one_or_dict(roles.labels))
@@ -218,7 +218,11 @@ def _roles(
     if features is None:
         features = tuple(name for name in columns if name not in labels and name != weight)
     roles = _Roles(_tuple(features), labels, weight)
-    for role, names in (("features", roles.features), ("label", labels), ("weight", _tuple(weight))):
+    for role, names in (
+        ("features", roles.features),
+        ("label", labels),
+        ("weight", _tuple(weight)),
+    ):
         for name in names:
             if name not in columns:
                 raise errors.InvalidArgumentError(

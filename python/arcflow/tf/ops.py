@@ -49,7 +49,7 @@ def library_for(version: str) -> Path:
 
 @functools.cache
 def load() -> Any:
-    """The module of our ops.
+    """Load our ops and return their module.
 
     Raises
     ------

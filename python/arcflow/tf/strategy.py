@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from .. import errors
-from . import _keras, _padding
+from . import _callbacks, _keras, _padding
 from ._per_node import remainder_of
 
 
@@ -55,7 +56,8 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             cluster_resolver=cluster_resolver, communication_options=communication_options
         )
         self._arc_last_input: _LastInput | None = None
-        self._arc_run_is_local = False  # arguments of the last `run` were this node's own tensors
+        self._arc_input_is_per_node = False  # so was the dataset distributed last
+        self._arc_run_is_local = False  # arguments of the last `run` were this node's own rows
         self._arc_run_step: _keras.Step | None = None
         self._arc_reduce_step_logs = False
 
@@ -65,6 +67,7 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         """As in TensorFlow, but a per-node dataset keeps its rows and its batches."""
         remainder = remainder_of(dataset)
         self._arc_last_input = _LastInput(remainder)
+        self._arc_input_is_per_node = remainder is not None
         if remainder is None:
             return super().experimental_distribute_dataset(dataset, options)
         if len(self.extended.worker_devices) == 1:
@@ -78,6 +81,8 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         step = _keras.describe_step(fn)
         leaves = tf.nest.flatten((args, kwargs or {}))
         local = not any(isinstance(v, tf.distribute.DistributedValues) for v in leaves)
+        if len(self.extended.worker_devices) > 1:  # then a per-node dataset gives such values too
+            local = local or self._arc_input_is_per_node
         self._arc_run_is_local, self._arc_run_step = local, step
         if step is not None and local:
             fn = _padding.without_padding(fn, step.model)
@@ -111,7 +116,7 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     # ---- What the Keras seams (_keras.py) call ------------------------------------------------
 
     def arc_begin_fit(self, model: Any, callbacks: Any) -> None:
-        """`fit` has its data and callbacks and is about to make its training function.
+        """Prepare for `fit`, which has its data and callbacks and makes its training function next.
 
         Raises
         ------
@@ -119,6 +124,8 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             ``steps_per_execution`` above 1.
         InvalidArgumentError
             A per-node dataset whose ranks may make different numbers of steps.
+        FailedPreconditionError
+            Ranks hold backups of different epochs.
         """
         last, self._arc_last_input = self._arc_last_input, None
         remainder = last.remainder if last is not None else None
@@ -134,14 +141,21 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "wait for ever at the first missing one: use remainder='pad', 'drop' or 'refuse' "
                 "for the data of fit ('partial' is right for predict and validation_data)"
             )
-        wanted = _keras.has_own_step(model) or any(map(_keras.reads_step_logs, callbacks))
-        reduce_logs = self._any_rank(wanted)
-        if reduce_logs != self._arc_reduce_step_logs:
-            self._arc_reduce_step_logs = reduce_logs
+        _callbacks.share_files(callbacks, self._arc_rank)
+        wanted = _keras.has_own_step(model) or any(map(_callbacks.reads_step_logs, callbacks))
+        wishes, epochs = self._exchange([float(wanted), float(_callbacks.backup_epoch(callbacks))])
+        if len(set(epochs)) > 1:
+            raise errors.FailedPreconditionError(
+                "BackupAndRestore would let ranks go on from different epochs "
+                f"({', '.join(str(int(e)) for e in epochs)} by rank): its folder has to be on a "
+                "file system that all nodes share, or be empty"
+            )
+        if any(wishes) != self._arc_reduce_step_logs:
+            self._arc_reduce_step_logs = any(wishes)
             model.train_function = None  # traced for the other way; fit makes it anew
 
     def arc_step_outputs(self, outputs: Any, reduction: str, stock: Callable[..., Any]) -> Any:
-        """What becomes of the outputs of a Keras step (`reduce_per_replica`)."""
+        """Turn what a Keras step gave into what Keras goes on with (`reduce_per_replica`)."""
         if reduction == "concat":
             if not self._arc_run_is_local:
                 return stock(outputs, self, reduction)
@@ -171,14 +185,21 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         ]
         return tf.nest.pack_sequence_as(logs, back)
 
-    def _any_rank(self, flag: bool) -> bool:
-        if not self.extended._in_multi_worker_mode():
-            return flag
-        return bool(super().reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
+    @property
+    def _arc_rank(self) -> int:
+        return int(self.extended._id_in_cluster)
+
+    def _exchange(self, numbers: list[float]) -> list[list[float]]:
+        """For each number, what all ranks have, by rank. A collective."""
+        own = tf.one_hot(self._arc_rank, self.extended._num_workers)
+        table = tf.reshape(tf.constant(numbers)[:, None] * own, [-1])
+        if self.extended._in_multi_worker_mode():
+            table = super().reduce("SUM", table, axis=None)
+        return tf.reshape(table, [len(numbers), -1]).numpy().tolist()
 
 
 def default_strategy() -> tf.distribute.Strategy:
-    """The strategy for this process: the same user code runs on one node and on many.
+    """Return the strategy for this process: the same user code runs on one node and on many.
 
     Returns
     -------
@@ -191,7 +212,12 @@ def default_strategy() -> tf.distribute.Strategy:
     >>> with default_strategy().scope():  # doctest: +SKIP
     ...     model = make_model()
     """
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
+    return _strategy_for(os.environ.get("TF_CONFIG") or "{}")
+
+
+@functools.cache  # a process can join its cluster only once
+def _strategy_for(tf_config: str) -> tf.distribute.Strategy:
+    cluster = json.loads(tf_config).get("cluster") or {}
     if sum(len(cluster.get(role, ())) for role in ("chief", "worker")) > 1:
         return ClusterStrategy()
     if len(tf.config.list_logical_devices("GPU")) > 1:

@@ -53,7 +53,12 @@ def _free_ports(count: int) -> list[int]:
 
 
 def run_ranks(
-    program: Path | str, name: str, size: int, *, timeout_s: float = 240, env: dict | None = None,
+    program: Path | str,
+    name: str,
+    size: int,
+    *,
+    timeout_s: float = 240,
+    env: dict | None = None,
     **kwargs: Any,
 ) -> list[Any]:
     """Values that ``name(**kwargs)`` of the file `program` returned, by rank.
@@ -65,7 +70,10 @@ def run_ranks(
     ports = _free_ports(size)
     for rank, port in enumerate(ports):
         cluster.setdefault("chief" if rank == 0 else "worker", []).append(f"127.0.0.1:{port}")
-    with tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
         args_file = os.path.join(folder, "args")
         Path(args_file).write_bytes(pickle.dumps(kwargs))
         children = []
@@ -79,13 +87,12 @@ def run_ranks(
                 child_env.pop("TF_CONFIG", None)
                 if size > 1:
                     child_env["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-                log = open(os.path.join(folder, f"log{rank}"), "wb")
+                log = stack.enter_context(open(os.path.join(folder, f"log{rank}"), "wb"))
                 children.append(subprocess.Popen(
                     [sys.executable, "-c", CHILD, str(program), name, args_file,
                      os.path.join(folder, f"result{rank}")],
                     env=child_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 ))  # fmt: skip
-                log.close()
             return _collect(folder, children, time.monotonic() + timeout_s)
         finally:
             for child in children:
@@ -111,7 +118,12 @@ def _collect(folder: str, children: list[subprocess.Popen], deadline: float) -> 
                 tail = Path(folder, f"log{rank}").read_text(errors="replace")[-3000:]
                 raise RankFailedError(rank, "exit", str(child.returncode), tail)
         if time.monotonic() > deadline:
-            logs = [Path(folder, f"log{r}").read_text(errors="replace")[-2000:] for r in range(len(children))]
-            raise TimeoutError(f"ranks {set(range(len(children))) - set(results)} did not end: {logs}")
+            logs = [
+                Path(folder, f"log{r}").read_text(errors="replace")[-2000:]
+                for r in range(len(children))
+            ]
+            raise TimeoutError(
+                f"ranks {set(range(len(children))) - set(results)} did not end: {logs}"
+            )
         time.sleep(0.02)
     return [results[rank] for rank in range(len(children))]

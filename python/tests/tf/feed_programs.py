@@ -30,7 +30,7 @@ def _test_ops() -> Any:
 def mapped_from_memory(at: int) -> bool:
     """Whether an address lies in a shared mapping of a memfd that this process cannot write."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        span, access, *_, name = [*line.split(maxsplit=5), ""]
+        span, access, *_, _name = [*line.split(maxsplit=5), ""]
         start, end = (int(x, 16) for x in span.split("-"))
         if start <= at < end:
             return "memfd:" in line and access == "r--s"
@@ -41,12 +41,17 @@ def numpy_of(element: Any) -> Any:
     return tf.nest.map_structure(lambda t: t.numpy(), element)
 
 
-def read_all(columns: list[dict], batch_size: int, take: list[str] | None = None, **options: Any) -> dict:
+def read_all(
+    columns: list[dict], batch_size: int, take: list[str] | None = None, **options: Any
+) -> dict:
     """All batches of a feed, column by column."""
     names = tuple(take or [c["name"] for c in columns])
     ds = FeedDataset("train", names, {c["name"]: c for c in columns}, batch_size, **options)
     batches = [numpy_of(b) for b in ds]
-    return {"batches": batches, "spec": [(s.dtype.name, s.shape.as_list()) for s in tf.nest.flatten(ds.element_spec)]}
+    return {
+        "batches": batches,
+        "spec": [(s.dtype.name, s.shape.as_list()) for s in tf.nest.flatten(ds.element_spec)],
+    }
 
 
 def addresses(column: dict, batch_size: int) -> list[tuple[bool, int]]:
@@ -65,7 +70,12 @@ def kernels_leave_it_alone(column: dict) -> bool:
 
     @tf.function
     def changed(x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.relu(tf.tensor_scatter_nd_update(x * 2.0 + 1.0, [[0]], tf.zeros([1, *x.shape[1:]]))) - 3.0
+        return (
+            tf.nn.relu(
+                tf.tensor_scatter_nd_update(x * 2.0 + 1.0, [[0]], tf.zeros([1, *x.shape[1:]]))
+            )
+            - 3.0
+        )
 
     for x in ds:
         changed(x)
@@ -119,7 +129,11 @@ def cancelled(column: dict) -> tuple[str, float, int]:
 
 def save_and_restore(column: dict, folder: str) -> tuple[list, list, list]:
     def dataset() -> tf.data.Dataset:
-        return FeedDataset("train", "x", {"x": column}, 10, remainder="partial").map(lambda x: x[:, 0]).prefetch(2)
+        return (
+            FeedDataset("train", "x", {"x": column}, 10, remainder="partial")
+            .map(lambda x: x[:, 0])
+            .prefetch(2)
+        )
 
     iterator = iter(dataset())
     first = [next(iterator).numpy().tolist() for _ in range(7)]
@@ -188,7 +202,9 @@ def elements(columns: list[dict], cases: list[dict]) -> list:
         last = None
         for element in ds:
             last = element
-        structure = tf.nest.map_structure(lambda s: (s.dtype.name, s.shape.as_list()), ds.element_spec)
+        structure = tf.nest.map_structure(
+            lambda s: (s.dtype.name, s.shape.as_list()), ds.element_spec
+        )
         made.append((structure, numpy_of(last), ds.features))
     return made
 

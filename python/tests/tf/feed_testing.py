@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[3]
 def built(name: str) -> Path | None:
     """Newest build of a developer target of cpp/plugins/tensorflow; ARCFLOW_TEST_BUILD names a folder."""
     folder = os.environ.get("ARCFLOW_TEST_BUILD")
-    found = Path(folder).rglob(name) if folder else ROOT.glob(f"build/*/cpp/plugins/tensorflow/{name}")
+    found = (
+        Path(folder).rglob(name) if folder else ROOT.glob(f"build/*/cpp/plugins/tensorflow/{name}")
+    )
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
@@ -46,13 +48,22 @@ def feed(columns: list[dict], rows: int, **more: Any) -> dict:
 
 
 def run_fed(
-    program: Path | str, name: str, feeds: dict[str, dict], *, memory_bytes: int = 64 << 20,
-    segment_bytes: int = 1 << 20, timeout_s: float = 120, env: dict | None = None, rank: int = 0,
+    program: Path | str,
+    name: str,
+    feeds: dict[str, dict],
+    *,
+    memory_bytes: int = 64 << 20,
+    segment_bytes: int = 1 << 20,
+    timeout_s: float = 120,
+    env: dict | None = None,
+    rank: int = 0,
     **kwargs: Any,
 ) -> tuple[Any, dict]:
     """The value that ``name(**kwargs)`` returned in the node, and the service's statistics."""
     harness = built("feed_harness")
-    assert harness, "feed_harness is not built: cmake --preset python -B build/tf -DARC_DEVELOPER=ON"
+    assert harness, (
+        "feed_harness is not built: cmake --preset python -B build/tf -DARC_DEVELOPER=ON"
+    )
     with tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder:
         paths = {k: os.path.join(folder, k) for k in ("setup", "args", "result", "stats", "log")}
         setup = {

@@ -65,7 +65,10 @@ def padded_dataset(x: np.ndarray, y: np.ndarray, steps: int) -> tf.data.Dataset:
     last = max(len(x) - 1, 0)
     order = np.concatenate([np.arange(len(x)), np.full(missing, last)])
     weight = np.concatenate([np.ones(len(x)), np.zeros(missing)]).astype("f4")
-    return per_node(tf.data.Dataset.from_tensor_slices((x[order], y[order], weight)).batch(BATCH), remainder="pad")
+    return per_node(
+        tf.data.Dataset.from_tensor_slices((x[order], y[order], weight)).batch(BATCH),
+        remainder="pad",
+    )
 
 
 def weights_of(model: keras.Model) -> list[np.ndarray]:
@@ -118,13 +121,13 @@ def everything(folder: str) -> dict:
     """Two ranks; one process start for many behaviours."""
     rank, size = rank_and_size()
     strategy = ClusterStrategy()
-    result: dict[str, Any] = {"is_mwms": isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)}
+    result: dict[str, Any] = {
+        "is_mwms": isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    }
     x, y = rows(BATCH * size * 4)
     data = own_dataset(x, y, rank, size)
     with strategy.scope():
         model = make_model()
-    mine = f"{folder}/rank{rank}"
-    os.makedirs(mine, exist_ok=True)
 
     # Logs of steps: this rank's own, unless a callback reads them.
     for name, local in (("local", True), ("read", False)):
@@ -138,27 +141,43 @@ def everything(folder: str) -> dict:
 
     # Callbacks of Keras; the progress bar; resuming.
     callbacks = keras.callbacks
-    ckpt = f"{mine}/m.keras"
+    ckpt = f"{folder}/m.keras"  # all ranks name one file
     history = model.fit(
         data, epochs=20, verbose=1, validation_data=data,
         callbacks=[
             callbacks.ModelCheckpoint(ckpt, monitor="val_loss", save_best_only=True),
             callbacks.EarlyStopping(monitor="val_accuracy", mode="min", patience=1),
             callbacks.ReduceLROnPlateau(monitor="val_loss"),
-            callbacks.CSVLogger(f"{mine}/log.csv"),
+            callbacks.CSVLogger(f"{folder}/log{rank}.csv"),
         ],
     )  # fmt: skip
     result["early_epochs"] = len(history.epoch)
     loaded = keras.models.load_model(ckpt, compile=False)
     result["loaded"] = [np.array(w) for w in loaded.get_weights()]
-    model.fit(data, epochs=2, verbose=0, callbacks=[callbacks.BackupAndRestore(f"{mine}/bk", delete_checkpoint=False)])
+    model.fit(
+        data,
+        epochs=2,
+        verbose=0,
+        callbacks=[callbacks.BackupAndRestore(f"{folder}/bk", delete_checkpoint=False)],
+    )
     before = weights_of(model)
     with strategy.scope():
         resumed = make_model()
-    again = resumed.fit(data, epochs=5, verbose=0, callbacks=[callbacks.BackupAndRestore(f"{mine}/bk")])
+    again = resumed.fit(
+        data, epochs=5, verbose=0, callbacks=[callbacks.BackupAndRestore(f"{folder}/bk")]
+    )
     result["resumed_epochs"] = again.epoch
     result["resumed_from"] = float(np.abs(before[0]).sum())
     result["weights"] = weights_of(resumed)
+    result["left"] = sorted(os.listdir(folder))
+    other = f"{folder}/bk-of-{rank}"
+    if rank == 0:
+        os.makedirs(other)
+        with open(f"{other}/training_metadata.json", "w") as file:
+            json.dump({"epoch": 3, "batch": 0}, file)
+    result["backups"] = error_of(
+        lambda: model.fit(data, verbose=0, callbacks=[callbacks.BackupAndRestore(other)])
+    )
 
     # Predict and evaluate.
     single = keras.models.clone_model(model)
@@ -167,7 +186,9 @@ def everything(folder: str) -> dict:
     count = 3 + 10 * (rank + 1)  # ranks of different size
     xs, ys = rows(count, seed=rank)
     partial = per_node(tf.data.Dataset.from_tensor_slices(xs).batch(8), remainder="partial")
-    result["predict_own"] = float(np.abs(model.predict(partial, verbose=0) - single(xs).numpy()).max())
+    result["predict_own"] = float(
+        np.abs(model.predict(partial, verbose=0) - single(xs).numpy()).max()
+    )
     result["predict_shape"] = model.predict(partial, verbose=0).shape
     result["predict_on_batch"] = model.predict_on_batch(xs).shape
     array = model.predict(x[:50], batch_size=16, verbose=0)
@@ -175,8 +196,12 @@ def everything(folder: str) -> dict:
     both = [rows(3 + 10 * (r + 1), seed=r) for r in range(size)]
     xa, ya = (np.concatenate([b[i] for b in both]) for i in (0, 1))
     pairs = tf.data.Dataset.from_tensor_slices((xs, ys)).batch(8)
-    result["evaluate_partial"] = model.evaluate(per_node(pairs, remainder="partial"), verbose=0, return_dict=True)
-    result["evaluate_padded"] = model.evaluate(padded_dataset(xs, ys, steps=2), verbose=0, return_dict=True)
+    result["evaluate_partial"] = model.evaluate(
+        per_node(pairs, remainder="partial"), verbose=0, return_dict=True
+    )
+    result["evaluate_padded"] = model.evaluate(
+        padded_dataset(xs, ys, steps=2), verbose=0, return_dict=True
+    )
     result["fit_array"] = floats(model.fit(x, y, batch_size=64, epochs=1, verbose=0).history)
 
     # Refusals.
@@ -239,11 +264,17 @@ def padded_training(counts: list[int], steps: int) -> dict:
     strategy = default_strategy()
     x, y = rows(sum(counts))
     with strategy.scope():
-        model = make_model(optimizer=keras.optimizers.SGD(0.1), regularizer=keras.regularizers.L2(1e-3))
+        model = make_model(
+            optimizer=keras.optimizers.SGD(0.1), regularizer=keras.regularizers.L2(1e-3)
+        )
     ends = np.cumsum([0, *counts])
     parts = [(x[a:b], y[a:b]) for a, b in itertools.pairwise(ends)]
     if size > 1:
-        own = parts[rank] if len(parts[rank][0]) else (np.zeros((1, FEATURES), "f4"), np.zeros((1, 1), "f4"))
+        own = (
+            parts[rank]
+            if len(parts[rank][0])
+            else (np.zeros((1, FEATURES), "f4"), np.zeros((1, 1), "f4"))
+        )
         data = padded_dataset(*own, steps)
         if not len(parts[rank][0]):
             data = per_node(data.map(lambda a, b, w: (a, b, 0.0 * w)), remainder="pad")
@@ -251,10 +282,15 @@ def padded_training(counts: list[int], steps: int) -> dict:
         batches = []
         for k in range(steps):
             chosen = [slice(k * BATCH, (k + 1) * BATCH)] * len(parts)
-            bx, by = (np.concatenate([p[i][s] for p, s in zip(parts, chosen, strict=True)]) for i in (0, 1))
+            bx, by = (
+                np.concatenate([p[i][s] for p, s in zip(parts, chosen, strict=True)])
+                for i in (0, 1)
+            )
             missing = BATCH * len(parts) - len(bx)
             weight = np.concatenate([np.ones(len(bx)), np.zeros(missing)]).astype("f4")
-            batches.append((np.pad(bx, ((0, missing), (0, 0))), np.pad(by, ((0, missing), (0, 0))), weight))
+            batches.append(
+                (np.pad(bx, ((0, missing), (0, 0))), np.pad(by, ((0, missing), (0, 0))), weight)
+            )
         data = tf.data.Dataset.from_tensor_slices(
             tuple(np.concatenate([b[i] for b in batches]) for i in range(3))
         ).batch(BATCH * len(parts))
@@ -264,7 +300,7 @@ def padded_training(counts: list[int], steps: int) -> dict:
 
 def padded_metrics(counts: list[int], steps: int) -> dict:
     """History of an epoch that changes nothing, on padded ranks, and the exact values."""
-    rank, size = rank_and_size()
+    rank, _size = rank_and_size()
     strategy = ClusterStrategy()
     x, y = rows(sum(counts))
     with strategy.scope():

@@ -34,7 +34,10 @@ def node(name: str, feeds: dict, **kwargs: Any) -> tuple[Any, dict]:
 
 
 EVERY_TYPE = [
-    *[column(f"s_{d}", d) for d in ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")],
+    *[
+        column(f"s_{d}", d)
+        for d in ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+    ],
     column("s_string", "string"),
     column("l_float32", "float32", "list", (3,)),
     column("l_int64", "int64", "list", (2, 2)),
@@ -94,13 +97,17 @@ def test_rows_come_in_order_and_counted(tmp_path: Path) -> None:
 
 
 def test_fixed_width_columns_are_not_copied() -> None:
-    found, _ = node("addresses", {"train": feed([X], 1024, batch_rows=100)}, column=X, batch_size=64)
+    found, _ = node(
+        "addresses", {"train": feed([X], 1024, batch_rows=100)}, column=X, batch_size=64
+    )
     assert len(found) == 16
     assert all(zero_copy and offset == 0 for zero_copy, offset in found)
 
 
 def test_batches_that_do_not_lie_aligned_are_copied() -> None:
-    odd = column("x", "float32", "list", (3,))  # 10 rows are 120 bytes: only every eighth batch is aligned
+    odd = column(
+        "x", "float32", "list", (3,)
+    )  # 10 rows are 120 bytes: only every eighth batch is aligned
     found, _ = node("addresses", {"train": feed([odd], 160)}, column=odd, batch_size=10)
     assert [zero_copy for zero_copy, _ in found] == [i % 8 == 0 for i in range(16)]
     assert all(offset == 0 for _, offset in found)
@@ -159,7 +166,9 @@ def test_keras_loses_no_row_although_it_opens_several_iterators(cache: str) -> N
         )  # fmt: skip
         assert sum(len(b[1]) for b in value["batches"]) == 700
         return
-    value, stats = node("keras_fit", {"train": feed(columns, 700)}, columns=columns, batch_size=32, size=1)
+    value, stats = node(
+        "keras_fit", {"train": feed(columns, 700)}, columns=columns, batch_size=32, size=1
+    )
     assert value["epochs"] == 3
     assert value["rows"] == 3 * 700
     assert value["steps"] == 3 * 22
@@ -169,7 +178,9 @@ def test_keras_loses_no_row_although_it_opens_several_iterators(cache: str) -> N
 
 def test_rebatch_and_distribution_keep_rows() -> None:
     value, _ = node(
-        "rebatched", {"train": feed([X, LABEL], 130, ranks=[[0, False], [100, True]])}, columns=[X, LABEL]
+        "rebatched",
+        {"train": feed([X, LABEL], 130, ranks=[[0, False], [100, True]])},
+        columns=[X, LABEL],
     )
     assert value["rebatch"] == [20] * 7 + [10]  # 150 rows, 20 of them padding
     assert value["distributed"] == [50] * 3
@@ -204,7 +215,7 @@ def test_elements_are_as_keras_takes_them() -> None:
     assert made[0][0] == ({"a": f, "b": ("string", [None]), "w": ("float64", [None])}, y, w)
     assert made[0][2] == ("a", "b", "w")
     assert made[1][0] == (f, y, w)
-    x, label, weight = made[1][1]
+    _x, label, weight = made[1][1]
     assert label.tolist() == [8, 9]  # one node: a short batch instead of padding
     assert weight.tolist() == [1, 1]
     assert made[2][0] == ({"a": f, "b": ("string", [None])}, y, w)
@@ -254,7 +265,10 @@ def test_drop_makes_the_steps_of_the_rank_with_fewest_rows() -> None:
 
 def test_refuse_is_an_error_that_names_the_rows_of_the_ranks() -> None:
     (error, message), _ = node(
-        "fails_with", {"train": feed([X], 20, ranks=[[0, False], [9, True]])}, columns=[X], remainder="refuse"
+        "fails_with",
+        {"train": feed([X], 20, ranks=[[0, False], [9, True]])},
+        columns=[X],
+        remainder="refuse",
     )
     assert error == "FailedPreconditionError"
     assert "20" in message

@@ -38,9 +38,13 @@ def test_training_on_several_nodes_equals_training_on_one(size: int) -> None:
         for mine, expected in zip(one["weights"], alone["weights"], strict=True):
             np.testing.assert_allclose(mine, expected, atol=1e-6, rtol=0)
         for name, values in alone["history"].items():
-            np.testing.assert_allclose(one["history"][name], values, rtol=2e-3 if "auc" in name else 1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                one["history"][name], values, rtol=2e-3 if "auc" in name else 1e-5, err_msg=name
+            )
         for name, value in alone["evaluate"].items():
-            assert one["evaluate"][name] == pytest.approx(value, rel=2e-3 if "auc" in name else 1e-5)
+            assert one["evaluate"][name] == pytest.approx(
+                value, rel=2e-3 if "auc" in name else 1e-5
+            )
     for other in together[1:]:  # what ranks hold and report is the same to the last bit
         assert_identical(together[0]["weights"], other["weights"])
         assert_identical(together[0]["optimizer"], other["optimizer"])
@@ -82,6 +86,21 @@ def test_backup_and_restore_goes_on_from_the_backup(pair: list[dict]) -> None:
     for r in pair:
         assert r["resumed_epochs"] == [2, 3, 4]
     assert_identical(pair[0]["weights"], pair[1]["weights"])
+
+
+def test_ranks_that_name_the_same_files_leave_one_of_each(pair: list[dict]) -> None:
+    for r in pair:  # each looked at a moment of its own
+        assert [name for name in r["left"] if not name.startswith("bk")] == [
+            "log0.csv",
+            "log1.csv",
+            "m.keras",
+        ]
+
+
+def test_backups_of_different_epochs_are_refused(pair: list[dict]) -> None:
+    for r in pair:
+        assert r["backups"][0] == "FailedPreconditionError"
+        assert "3, 0 by rank" in r["backups"][1]
 
 
 def test_predict_gives_this_nodes_rows_of_a_per_node_dataset(pair: list[dict]) -> None:
@@ -134,7 +153,9 @@ def test_terminate_on_nan_stops_all_ranks_at_the_same_step() -> None:
 
 
 @pytest.mark.parametrize("counts", [[70, 100], [100, 0, 33]])
-def test_training_on_padded_ranks_equals_training_with_the_same_rows_on_one(counts: list[int]) -> None:
+def test_training_on_padded_ranks_equals_training_with_the_same_rows_on_one(
+    counts: list[int],
+) -> None:
     steps = -(-max(counts) // 32)
     alone = ranks("padded_training", 1, counts=counts, steps=steps)[0]
     together = ranks("padded_training", len(counts), counts=counts, steps=steps)
