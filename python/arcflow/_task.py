@@ -213,6 +213,8 @@ def _agent_lost(config: dict[str, Any], error: errors.ArcflowError) -> dict[str,
 def _feed(link: Any, plan: Plan, batches: Iterable[Any]) -> None:
     """Write all batches, until the node wants no more; then end every feed."""
     names = list(plan.feeds)
+    if not names:  # the rows of spark.range() only make the tasks
+        return
     wanted = set(names)
     for batch in batches:
         for name, part in split(batch, plan) if plan.tagged else ((names[0], batch),):

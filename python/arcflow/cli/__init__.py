@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from .. import errors
+from .. import _executor, errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +69,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.master or options.remote:
         spark = None
         try:
+            _check_reachable(options)
             spark = _session(options)
             checks += session_checks(spark, options.size)
         except Exception as error:  # a cluster that cannot be reached is a finding
@@ -87,6 +89,16 @@ def _doctor(options: argparse.Namespace) -> int:
     if not report.ok:
         print("\nSomething has to be mended; see the lines with ->", file=sys.stderr)
     return 0 if report.ok else 1
+
+
+def _check_reachable(options: argparse.Namespace) -> None:
+    """Refuse a server that does not answer at once; Spark's clients go on trying for minutes."""
+    url = urllib.parse.urlsplit(options.remote or options.master)
+    if url.scheme not in ("sc", "spark") or not url.hostname or "," in url.netloc:
+        return
+    port = url.port or (15002 if url.scheme == "sc" else 7077)
+    if not _executor.can_connect(url.hostname, port, timeout_s=5.0):
+        raise errors.UnavailableError(f"nobody listens at {url.hostname}:{port}")
 
 
 def _session(options: argparse.Namespace) -> Any:
