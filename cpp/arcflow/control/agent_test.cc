@@ -268,25 +268,32 @@ TEST_F(AgentTest, ADoubleRankIsRejected) {
   EXPECT_THAT(outcome["failure"]["message"].get<std::string>(), HasSubstr("already joined"));
 }
 
-// Kill each process at each stage. Stage 0: one rank has not joined; 1: nodes run; 2: rank 0 has its result and waits.
-class KillTest : public AgentTest, public ::testing::WithParamInterface<int> {
+// Each process is killed at each stage.
+enum Stage { kBeforeStart, kWhileRunning, kAfterItsResult };  // of rank 0, whose processes are killed
+
+class KillTest : public AgentTest, public ::testing::WithParamInterface<Stage> {
  protected:
-  void Reach(int stage) {
-    StartCoordinator(2);
-    Launch(Config(0, 2, "sleep"));
-    if (stage == 0) {
+  static const char* Mode() { return GetParam() == kAfterItsResult ? "result" : "children"; }
+  /// Brings rank 0 to the stage; the coordinator runs and rank 0 is launched, or is about to be.
+  void Reach() {
+    if (GetParam() == kBeforeStart) {
       NextEvent("joined");
       return;
     }
     Launch(Config(1, 2, "ignore_term"));
-    AwaitNode(0);
-    AwaitNode(1);
-    NextEvent("started");
+    AwaitNode(links_.size() - 1);
+    if (GetParam() == kWhileRunning) {
+      ASSERT_TRUE(Eventually([&] { return mark_->Processes().size() >= 6; })) << mark_->Describe();
+    } else {
+      EXPECT_EQ(NextEvent("finished")["rank"], 0);
+    }
   }
 };
 
 TEST_P(KillTest, Agent) {
-  Reach(GetParam());
+  StartCoordinator(2);
+  Launch(Config(0, 2, Mode()));
+  Reach();
   ::kill(links_[0]->pid(), SIGKILL);
   const auto outcome = links_[0]->WaitOutcome(Patience());
   ASSERT_FALSE(outcome.ok());
@@ -299,7 +306,9 @@ TEST_P(KillTest, Agent) {
 }
 
 TEST_P(KillTest, AgentByRequest) {
-  Reach(GetParam());
+  StartCoordinator(2);
+  Launch(Config(0, 2, Mode()));
+  Reach();
   ::kill(links_[0]->pid(), SIGTERM);
   EXPECT_THAT(OutcomeOf(*links_[0])["failure"]["message"].get<std::string>(), HasSubstr("SIGTERM"));
   EXPECT_EQ(NextEvent("failed")["failure"]["cause"], "agent lost");
@@ -308,12 +317,11 @@ TEST_P(KillTest, AgentByRequest) {
 TEST_P(KillTest, Coordinator) {
   Helper driver({"coordinator", testing_support::SecretHex(), "2"});
   port_ = static_cast<std::uint16_t>(std::stoi(driver.Line()));
-  Launch(Config(0, 2, "sleep"));
-  if (GetParam() > 0) {
-    Launch(Config(1, 2, "ignore_term"));
-    AwaitNode(1);
-  } else {
-    EXPECT_THAT(driver.Line(), HasSubstr("joined"));
+  Launch(Config(0, 2, Mode()));
+  if (GetParam() != kBeforeStart) Launch(Config(1, 2, "ignore_term"));
+  const std::string awaited = GetParam() == kBeforeStart ? "joined" : GetParam() == kWhileRunning ? "started" : "finished";
+  for (std::string line = driver.Line(); line.find("\"" + awaited + "\"") == std::string::npos; line = driver.Line()) {
+    ASSERT_FALSE(line.empty());
   }
   driver.process.SignalGroup(SIGKILL);
   driver.process.Wait(Patience());
@@ -323,15 +331,10 @@ TEST_P(KillTest, Coordinator) {
 TEST_P(KillTest, Feeder) {
   StartCoordinator(2);
   const std::string path = ::testing::TempDir() + "arcflow_agent_test_" + std::to_string(::getpid()) + ".json";
-  std::ofstream(path) << Config(0, 2, "children").dump();
+  std::ofstream(path) << Config(0, 2, Mode()).dump();
   Helper feeder({"feeder", ARC_AGENT, path});
   EXPECT_FALSE(feeder.Line().empty());
-  NextEvent("joined");
-  if (GetParam() > 0) {
-    Launch(Config(1, 2, "ignore_term"));
-    AwaitNode(0);
-    ASSERT_TRUE(Eventually([&] { return mark_->Processes().size() >= 7; })) << mark_->Describe();
-  }
+  Reach();
   feeder.process.SignalGroup(SIGKILL);
   const json failed = NextEvent("failed");
   EXPECT_EQ(failed["failure"]["cause"], "feeder");
@@ -343,14 +346,10 @@ TEST_P(KillTest, Feeder) {
 TEST_P(KillTest, Executor) {
   Helper jvm({"sleep"});
   StartCoordinator(2);
-  json config = Config(0, 2, "sleep");
+  json config = Config(0, 2, Mode());
   config["jvm_pid"] = jvm.process.pid();
   Launch(config);
-  NextEvent("joined");
-  if (GetParam() > 0) {
-    Launch(Config(1, 2, "ignore_term"));
-    AwaitNode(0);
-  }
+  Reach();
   jvm.process.SignalGroup(SIGKILL);
   const json failed = NextEvent("failed");
   EXPECT_EQ(failed["failure"]["cause"], "executor lost");
@@ -358,20 +357,36 @@ TEST_P(KillTest, Executor) {
 }
 
 TEST_P(KillTest, AgentAndFeederTogether) {
-  StartCoordinator(1 + GetParam());
+  StartCoordinator(2);
   const std::string path = ::testing::TempDir() + "arcflow_agent_test2_" + std::to_string(::getpid()) + ".json";
-  std::ofstream(path) << Config(0, 1 + GetParam(), "sleep").dump();
+  // Not "children": those of a node whose agent and feeder die in one instant are docs/design/control.md's open point.
+  std::ofstream(path) << Config(0, 2, GetParam() == kWhileRunning ? "sleep" : Mode()).dump();
   Helper feeder({"feeder", ARC_AGENT, path});
   const pid_t agent = std::stoi(feeder.Line());
-  NextEvent("joined");
+  if (GetParam() == kWhileRunning) {
+    Launch(Config(1, 2, "ignore_term"));
+    AwaitNode(0);
+  } else {
+    Reach();
+  }
   ::kill(agent, SIGKILL);
   feeder.process.SignalGroup(SIGKILL);
   EXPECT_EQ(NextEvent("failed")["failure"]["cause"], "agent lost");
   std::remove(path.c_str());
 }
 
-INSTANTIATE_TEST_SUITE_P(BeforeStart, KillTest, ::testing::Values(0));
-INSTANTIATE_TEST_SUITE_P(WhileRunning, KillTest, ::testing::Values(1));
+TEST_P(KillTest, OtherNode) {
+  StartCoordinator(2);
+  Launch(Config(0, 2, Mode()));
+  Reach();
+  if (GetParam() == kBeforeStart) return;  // there is none
+  ::kill(links_[1]->node_pid(), SIGKILL);
+  EXPECT_EQ(ExpectFailure(1, "signal").signal, "SIGKILL");
+}
+
+INSTANTIATE_TEST_SUITE_P(BeforeStart, KillTest, ::testing::Values(kBeforeStart));
+INSTANTIATE_TEST_SUITE_P(WhileRunning, KillTest, ::testing::Values(kWhileRunning));
+INSTANTIATE_TEST_SUITE_P(AfterItsResult, KillTest, ::testing::Values(kAfterItsResult));
 
 TEST_F(AgentTest, AKilledNodeIsTold) {
   LaunchAll({"sleep", "ignore_term"});
@@ -381,19 +396,6 @@ TEST_F(AgentTest, AKilledNodeIsTold) {
   const Failure failure = ExpectFailure(0, "signal");
   EXPECT_EQ(failure.signal, "SIGKILL");
   EXPECT_THAT(failure.message, HasSubstr("memory"));
-}
-
-TEST_F(AgentTest, KilledWhileWaitingForOthersToFinish) {
-  StartCoordinator(2);
-  json config = Config(0, 2, "ok");
-  config["python"] = {ARC_HELPER, "node", "sleep"};
-  Launch(config);
-  Launch(Config(1, 2, "sleep"));
-  AwaitNode(0);
-  AwaitNode(1);
-  ::kill(links_[1]->pid(), SIGKILL);
-  EXPECT_EQ(NextEvent("failed")["failure"]["rank"], 1);
-  EXPECT_EQ(OutcomeOf(*links_[0])["failure"]["cause"], "agent lost");
 }
 
 TEST_F(AgentTest, GrandchildrenEndWithTheNode) {

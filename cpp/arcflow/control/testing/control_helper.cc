@@ -96,6 +96,7 @@ int Node(const std::string& mode) {
     if (code == 0) SleepForEver();
     return code;
   }
+  if (mode == "result") return (*link)->SetResult("early").ok() ? 0 : Give("result");
   if (mode == "ok") return Succeed(**link, config);
   SleepForEver();
 }
