@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -249,6 +250,45 @@ class TestNode {
   std::set<std::string> changed_;
   std::set<int> descriptors_;
   FeedService service_;
+};
+
+/// A fixture with a directory for spilled rows and one feed, "train".
+class FeedServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string path = ::testing::TempDir() + "/arcflow-service-test-XXXXXX";
+    ASSERT_NE(::mkdtemp(path.data()), nullptr);
+    dir_ = path;
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  ServiceOptions Options(Cache cache, std::size_t pages) {
+    ServiceOptions options;
+    options.feeds["train"] = {OneColumn(), cache};
+    options.feed_memory_bytes = pages * kPage;
+    options.local_dirs = {dir_};
+    return options;
+  }
+  std::unique_ptr<TestNode> Node(Cache cache, std::size_t pages) {
+    return std::make_unique<TestNode>(Options(cache, pages));
+  }
+  /// Reads all rows from `row` on, one segment at a time; returns the row after the last.
+  static std::uint64_t ReadAll(TestNode& node, TestReader& reader, std::uint64_t row = 0) {
+    for (;;) {
+      const nlohmann::json answer = node.Ask(reader, row);
+      if (answer.is_null() || answer["op"] != "segment") return row;
+      const std::uint64_t end =
+          answer["first_row"].get<std::uint64_t>() + answer["rows"].get<std::uint64_t>();
+      EXPECT_GT(end, row);
+      row = end;
+      node.Release(reader, answer["segment"]);
+    }
+  }
+  static nlohmann::json Train(const TestNode& node) {
+    return const_cast<TestNode&>(node).service().Stats()["feeds"]["train"];
+  }
+
+  std::string dir_;
 };
 
 }  // namespace arcflow::feed::testing
