@@ -1,34 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Channel: connecting, handshake, then frames both ways; every step runs on the loop thread.
+// Channel: handshake, then frames both ways until it closes; every step runs on the loop thread.
 #include "arcflow/net/channel.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-#include <asio/ip/tcp.hpp>
-#include <asio/steady_timer.hpp>
-#include <atomic>
 #include <cerrno>
-#include <deque>
-#include <mutex>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <system_error>
-#include <utility>
-#include <vector>
 
-#include "arcflow/net/handshake.h"
-#include "arcflow/net/loop_port.h"
+#include "arcflow/net/channel_impl.h"
 
 namespace arcflow::net {
 namespace {
 
 using asio::ip::tcp;
-using std::chrono::nanoseconds;
 
 constexpr std::size_t kReadBytes = 64 * 1024;
-constexpr auto kRetryPause = std::chrono::milliseconds(100);
 constexpr int kMaxRefusals = 3;
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
@@ -55,114 +43,7 @@ void SetTcpOptions(int socket) {
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUserTimeoutMs);
 }
 
-class ChannelImpl final : public Channel,
-                          public LoopService,
-                          public std::enable_shared_from_this<ChannelImpl> {
- public:
-  ChannelImpl(Loop& loop, ChannelOptions options)
-      : port_(loop.context()),
-        loop_(loop),
-        context_(loop.context()),
-        options_(std::move(options)),
-        decoder_(options_.max_frame_bytes),
-        timer_(std::in_place, context_),
-        retry_timer_(std::in_place, context_) {}
-
-  void StartClient(std::string host, std::uint16_t port, ChannelCallbacks callbacks,
-                   Deadline deadline, bool retry_refused);
-  void StartServer(Fd socket, Accepted accepted, std::function<void(const Status&)> refused);
-
-  Status Send(const nlohmann::json& message) override;
-  void Close() override;
-  void Abort(Status why) override;
-  std::string peer() const override { return peer_; }
-  std::string local_host() const override { return local_host_; }
-  std::size_t queued_bytes() const override;
-  void OnLoopEnd() override { Finish(Cancelled("the event loop has ended")); }
-
- private:
-  enum class State { kConnecting, kHandshake, kOpen, kDraining, kClosed };
-
-  void Resolve();
-  void OnResolved(const std::error_code& error, const tcp::resolver::results_type& results);
-  void ConnectNext();
-  void OnConnect(const std::error_code& error);
-  void DropSocket();
-  bool IsCurrent(unsigned attempt) const { return socket_ && attempt == attempt_; }
-  void RetryOrFinish(const Status& why);
-  std::error_code OpenSocket(const tcp::endpoint& endpoint);
-  void BeginHandshake(Result<Handshake> handshake);
-  void Read();
-  void OnRead(const std::error_code& error, std::size_t bytes);
-  void OnHandshakeBytes(std::span<const std::byte> bytes);
-  void OnHandshakeDone();
-  void OnFrameBytes(std::span<const std::byte> bytes);
-  void OnEndOfStream(const std::error_code& error);
-  void Flush();
-  void OnWritten(const std::error_code& error, std::size_t bytes);
-  void Drain();
-  void Arm(Deadline deadline, const char* what);
-  void Finish(Status why);
-  std::string target() const { return host_ + ":" + std::to_string(port_number_); }
-
-  LoopPort port_;
-  Loop& loop_;  // this and the next only before Finish()
-  asio::io_context& context_;
-  const ChannelOptions options_;
-
-  mutable std::mutex mutex_;  // guards the next three
-  std::deque<std::string> outbox_;
-  std::size_t queued_bytes_ = 0;  // outbox_ and what is left of writing_
-  bool sendable_ = true;
-  std::atomic<bool> closing_{false};  // Close() or Abort() was called: deliver nothing more
-
-  // Loop thread only from here.
-  State state_ = State::kConnecting;
-  bool server_ = false;
-  bool retry_refused_ = false;
-  std::string host_;
-  std::uint16_t port_number_ = 0;
-  Deadline deadline_ = Deadline::Infinite();
-  ChannelCallbacks callbacks_;
-  Accepted accepted_;
-  std::function<void(const Status&)> refused_;
-  std::vector<tcp::endpoint> endpoints_;
-  std::size_t next_endpoint_ = 0;
-  unsigned attempt_ = 0;
-  int refusals_ = 0;  // the peer hung up on our proof
-  Status last_failure_;
-  std::string peer_;
-  std::string local_host_;
-  std::optional<tcp::socket> socket_;
-  std::optional<tcp::resolver> resolver_;
-  std::optional<Handshake> handshake_;
-  FrameDecoder decoder_;
-  std::optional<asio::steady_timer> timer_;
-  std::optional<asio::steady_timer> retry_timer_;
-  std::vector<std::byte> read_buffer_;
-  std::string handshake_output_;  // goes out before any frame
-  std::string writing_;
-  std::size_t written_ = 0;
-  bool write_pending_ = false;
-  bool writing_counts_ = false;  // writing_ is a frame, not handshake bytes
-  bool drain_requested_ = false;
-  bool shut_down_ = false;
-};
-
-void ChannelImpl::StartClient(std::string host, std::uint16_t port, ChannelCallbacks callbacks,
-                              Deadline deadline, bool retry_refused) {
-  host_ = std::move(host);
-  port_number_ = port;
-  callbacks_ = std::move(callbacks);
-  deadline_ = deadline;
-  retry_refused_ = retry_refused;
-  port_.Post([self = shared_from_this()] {
-    self->loop_.Register(self);  // finishes the channel when the loop is ending
-    if (self->state_ == State::kClosed) return;
-    self->Arm(self->deadline_, "connecting to ");
-    self->Resolve();
-  });
-}
+}  // namespace
 
 void ChannelImpl::StartServer(Fd socket, Accepted accepted,
                               std::function<void(const Status&)> refused) {
@@ -207,105 +88,6 @@ void ChannelImpl::Arm(Deadline deadline, const char* what) {
           self->last_failure_.ok() ? "" : "; last " + self->last_failure_.ToString();
       self->Finish(DeadlineExceeded(what + who + " took too long" + last));
     }
-  });
-}
-
-void ChannelImpl::Resolve() {
-  std::error_code error;
-  const auto address = asio::ip::make_address(host_, error);
-  if (!error) {
-    endpoints_.emplace_back(address, port_number_);
-    ConnectNext();
-    return;
-  }
-  resolver_.emplace(context_);
-  // Weak: a name server that does not answer must not keep the channel.
-  resolver_->async_resolve(
-      host_, std::to_string(port_number_),
-      [weak = weak_from_this()](const std::error_code& failure, const auto& results) {
-        if (auto self = weak.lock()) self->OnResolved(failure, results);
-      });
-}
-
-void ChannelImpl::OnResolved(const std::error_code& error,
-                             const tcp::resolver::results_type& results) {
-  if (state_ == State::kClosed) return;
-  if (error) {
-    Finish(NotFound("host " + host_ + " does not resolve: " + error.message()));
-    return;
-  }
-  for (const auto& entry : results) endpoints_.push_back(entry.endpoint());
-  ConnectNext();
-}
-
-// Made here, not by asio, so that no child process inherits it.
-std::error_code ChannelImpl::OpenSocket(const tcp::endpoint& endpoint) {
-  Fd fd(::socket(endpoint.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  std::error_code error;
-  if (!fd.valid()) return std::error_code(errno, std::system_category());
-  socket_.emplace(context_);
-  socket_->assign(endpoint.protocol(), fd.get(), error);
-  if (!error) fd.release();
-  return error;
-}
-
-void ChannelImpl::ConnectNext() {
-  const tcp::endpoint endpoint = endpoints_[next_endpoint_++];
-  if (const std::error_code error = OpenSocket(endpoint)) {
-    OnConnect(error);
-    return;
-  }
-  socket_->async_connect(
-      endpoint, [self = shared_from_this(), attempt = attempt_](const std::error_code& failure) {
-        if (self->IsCurrent(attempt)) self->OnConnect(failure);
-      });
-}
-
-void ChannelImpl::OnConnect(const std::error_code& error) {
-  std::error_code failure = error;
-  tcp::endpoint local;
-  tcp::endpoint remote;
-  if (!failure) local = socket_->local_endpoint(failure);
-  if (!failure) remote = socket_->remote_endpoint(failure);
-  // A port of the ephemeral range that nobody listens on can connect to itself.
-  if (!failure && local == remote) failure = std::error_code(ECONNREFUSED, std::system_category());
-  if (!failure) {
-    BeginHandshake(Handshake::Client(options_.secret));
-    return;
-  }
-  DropSocket();
-  if (next_endpoint_ < endpoints_.size()) {
-    ConnectNext();
-    return;
-  }
-  RetryOrFinish(Status::FromErrno(failure.value(), "connect to " + target()));
-}
-
-// Completions of the socket's operations that are on their way belong to an attempt that is over.
-void ChannelImpl::DropSocket() {
-  ++attempt_;
-  socket_.reset();
-  writing_.clear();
-  written_ = 0;
-  write_pending_ = false;
-  handshake_output_.clear();
-}
-
-void ChannelImpl::RetryOrFinish(const Status& why) {
-  if (server_ || !retry_refused_ || why.code() != Code::kUnavailable) {
-    Finish(why);
-    return;
-  }
-  DropSocket();
-  state_ = State::kConnecting;
-  handshake_.reset();
-  peer_.clear();
-  last_failure_ = why;
-  next_endpoint_ = 0;
-  Arm(deadline_, "connecting to ");
-  retry_timer_->expires_after(kRetryPause);
-  retry_timer_->async_wait([self = shared_from_this()](const std::error_code& error) {
-    if (!error && self->state_ == State::kConnecting) self->ConnectNext();
   });
 }
 
@@ -558,8 +340,6 @@ void ChannelImpl::Finish(Status why) {
   if (refused) refused(why);
   if (callbacks.on_closed) callbacks.on_closed(why);
 }
-
-}  // namespace
 
 std::shared_ptr<Channel> Channel::Connect(Loop& loop, const std::string& host, std::uint16_t port,
                                           ChannelOptions options, ChannelCallbacks callbacks,
