@@ -65,6 +65,8 @@ def set_tf_config(config: Mapping[str, Any]) -> None:
     os.environ.pop("TF_CONFIG", None)
     if int(config["size"]) > 1:
         task = {"type": config["role"], "index": int(config["index"])}
+        # The agent holds our port until we end; without this TensorFlow would not share it.
+        os.environ["TF_GRPC_REUSE_PORT"] = "true"
         os.environ["TF_CONFIG"] = json.dumps({"cluster": config["cluster"], "task": task})
 
 
