@@ -5,31 +5,20 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
-#include <map>
 #include <nlohmann/json.hpp>
 
+#include "agent_link.h"
 #include "arcflow/columnar/arrow_abi.h"
-#include "arcflow/columnar/schema.h"
 #include "arcflow/control/coordinator.h"
-#include "arcflow/control/feeder_link.h"
-#include "arcflow/feed/writer.h"
 #include "core_bindings.h"
 
 namespace arcflow::bindings {
 namespace {
 
 using control::Coordinator;
-using control::FeederLink;
 using nlohmann::json;
 
-constexpr std::size_t kDefaultSegmentBytes = std::size_t{4} << 20;
 constexpr double kCloseTimeoutS = 10;
-
-Result<json> ParseObject(const std::string& text, const char* what) {
-  json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!parsed.is_object()) return InvalidArgument(std::string(what) + " is not a JSON object");
-  return parsed;
-}
 
 Result<std::unique_ptr<Coordinator>> StartCoordinator(control::CoordinatorOptions options,
                                                       const std::string& options_json) {
@@ -42,97 +31,23 @@ Result<std::unique_ptr<Coordinator>> StartCoordinator(control::CoordinatorOption
   return Coordinator::Start(std::move(options));
 }
 
-/// The feeder's agent and one writer for each feed of its configuration.
-/// Threads: any; writing is serialised.
-class AgentLink {
- public:
-  static Result<std::unique_ptr<AgentLink>> Launch(const std::string& agent_path,
-                                                   const std::string& config_json,
-                                                   const std::string& payload) {
-    auto link = std::unique_ptr<AgentLink>(new AgentLink());
-    ARC_ASSIGN(const json config, ParseObject(config_json, "config_json"));
-    ARC_TRY(link->ReadFeeds(config));
-    ARC_ASSIGN(link->link_, FeederLink::Launch(agent_path, config_json, payload));
-    for (auto& [feed, options] : link->options_) {
-      link->writers_.emplace(feed, std::make_unique<feed::Writer>(options, *link->link_));
-    }
-    return link;
+nb::dict StatsOf(AgentLink& link) {
+  const AgentLink::Stats stats = WithoutGil([&] { return link.stats(); });
+  nb::dict feeds;
+  for (const auto& [name, feed] : stats.feeds) {
+    nb::dict each;
+    each["rows"] = feed.rows;
+    each["bytes"] = feed.bytes;
+    each["wait_ns"] = feed.wait_ns;
+    feeds[name.c_str()] = each;
   }
-
-  /// Appends rows from `*taken` on; DeadlineExceeded: call again.
-  Status Write(const std::string& feed, const ArrowSchema& schema, const ArrowArray& batch,
-               Deadline deadline, std::size_t* taken) {
-    const std::lock_guard lock(mutex_);
-    ARC_ASSIGN(feed::Writer * writer, Find(feed));
-    return writer->Append(schema, batch, deadline, taken);
-  }
-
-  Status End(const std::string& feed) {
-    const std::lock_guard lock(mutex_);
-    ARC_ASSIGN(feed::Writer * writer, Find(feed));
-    ARC_TRY(writer->Finish());
-    return link_->End(feed);
-  }
-
-  FeederLink& link() { return *link_; }
-
-  nb::dict Stats() {
-    const FeederLink::Stats stats = link_->stats();
-    nb::dict feeds;
-    WithoutGil([&] {
-      mutex_.lock();
-      return true;
-    });
-    const std::lock_guard lock(mutex_, std::adopt_lock);
-    for (const auto& [name, writer] : writers_) {
-      nb::dict feed;
-      feed["rows"] = writer->rows();
-      feed["bytes"] = writer->bytes();
-      feed["wait_ns"] = writer->wait_ns();
-      feeds[name.c_str()] = feed;
-    }
-    nb::dict out;
-    out["acquires"] = stats.acquires;
-    out["acquire_wait_ns"] = stats.acquire_wait_ns;
-    out["publishes"] = stats.publishes;
-    out["feeds"] = feeds;
-    return out;
-  }
-
- private:
-  AgentLink() = default;
-
-  Status ReadFeeds(const json& config) {
-    const auto bytes = config.find("segment_bytes");
-    if (bytes != config.end() && (!bytes->is_number_unsigned() || *bytes == 0)) {
-      return InvalidArgument("segment_bytes is not a positive whole number");
-    }
-    const auto feeds = config.find("feeds");
-    if (feeds == config.end()) return Status::Ok();
-    if (!feeds->is_object()) return InvalidArgument("feeds is not an object");
-    for (const auto& [name, feed] : feeds->items()) {
-      if (!feed.is_object() || !feed.contains("schema")) {
-        return InvalidArgument("feed " + name + " has no schema");
-      }
-      auto schema = columnar::Schema::FromJson(feed["schema"]);
-      if (!schema.ok()) return schema.status().WithContext("feed " + name);
-      options_[name] = {name, std::move(*schema),
-                        bytes == config.end() ? kDefaultSegmentBytes : bytes->get<std::size_t>()};
-    }
-    return Status::Ok();
-  }
-
-  Result<feed::Writer*> Find(const std::string& feed) {
-    const auto it = writers_.find(feed);
-    if (it == writers_.end()) return NotFound("there is no feed '" + feed + "' in this run");
-    return it->second.get();
-  }
-
-  std::map<std::string, feed::Writer::Options> options_;
-  std::mutex mutex_;                  // the writers
-  std::unique_ptr<FeederLink> link_;  // outlives the writers
-  std::map<std::string, std::unique_ptr<feed::Writer>> writers_;
-};
+  nb::dict out;
+  out["acquires"] = stats.link.acquires;
+  out["acquire_wait_ns"] = stats.link.acquire_wait_ns;
+  out["publishes"] = stats.link.publishes;
+  out["feeds"] = feeds;
+  return out;
+}
 
 /// The struct behind a capsule of the Arrow PyCapsule interface.
 template <typename T>
@@ -257,7 +172,7 @@ void BindAgentLink(nb::module_& module) {
           },
           nb::arg("timeout_s") = kCloseTimeoutS)
       .def_prop_ro("pid", [](AgentLink& self) { return self.link().pid(); })
-      .def("stats", &AgentLink::Stats);
+      .def("stats", &StatsOf);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
 import json
@@ -381,3 +382,14 @@ def test_errors_are_classes_of_the_package():
         _core.FeedReader(0, "train", 8, "sometimes")
     with pytest.raises(errors.InvalidArgumentError, match="batch_size"):
         _core.FeedReader(0, "train", -1, "pad")
+
+
+def test_stubs_name_what_the_module_has():
+    stubs = ast.parse((Path(_core.__file__).parent / "_core.pyi").read_text())
+    classes = {c.name: c for c in stubs.body if isinstance(c, ast.ClassDef)}
+    bound = {name for name, value in vars(_core).items() if isinstance(value, type)}
+    assert {name for name in classes if not name.startswith("_")} == bound
+    for name in bound:
+        stubbed = {f.name for f in classes[name].body if isinstance(f, ast.FunctionDef)}
+        there = {m for m in vars(getattr(_core, name)) if not m.startswith("_")}
+        assert stubbed - {"__init__"} == there, name
