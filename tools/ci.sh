@@ -33,7 +33,11 @@ stage_consumer() {
     cmake -S cmake/install_test -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/install" >/dev/null &&
     cmake --build build/consumer && build/consumer/consumer
 }
-stage_pytest() { build/venv/bin/python -m pytest -q; }
+stage_pytest() {  # the tests of the TensorFlow ops feed themselves by a developer target
+  cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF >$logs/tf-configure.log &&
+    cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
+    build/venv/bin/python -m pytest -q
+}
 
 run() {  # <stage>
   local log=$logs/$1.log start=$SECONDS code line

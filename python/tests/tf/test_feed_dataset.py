@@ -24,13 +24,12 @@ pytestmark = [
     ),
 ]
 PROGRAMS = HERE / "feed_programs.py"
-PATHS = {"PYTHONPATH": str(HERE.parents[1])}
 X = column("x", "float32", "list", (16,))
 LABEL = column("label", "int64")
 
 
 def node(name: str, feeds: dict, **kwargs: Any) -> tuple[Any, dict]:
-    return run_fed(PROGRAMS, name, feeds, env=PATHS, **kwargs)
+    return run_fed(PROGRAMS, name, feeds, **kwargs)
 
 
 EVERY_TYPE = [

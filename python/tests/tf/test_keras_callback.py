@@ -42,7 +42,7 @@ def reports() -> tuple[list, int]:
 
 
 def test_reports_each_step_and_rarely_reads_the_loss() -> None:
-    seen, reads = run_ranks(__file__, "reports", 1, env={"PYTHONPATH": str(HERE.parents[1])})[0]
+    seen, reads = run_ranks(__file__, "reports", 1)[0]
     assert [r[:2] for r in seen[:8]] == [
         (1, 0), (2, 0), (3, 0), (3, 0), (4, 1), (5, 1), (6, 1), (6, 1),
     ]  # fmt: skip

@@ -16,11 +16,10 @@ from cluster_testing import run_ranks  # noqa: E402
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(400)]
 PROGRAMS = HERE / "strategy_programs.py"
-PATHS = {"PYTHONPATH": str(HERE.parents[1])}
 
 
 def ranks(name: str, size: int, **kwargs: Any) -> list[Any]:
-    return run_ranks(PROGRAMS, name, size, env=PATHS, **kwargs)
+    return run_ranks(PROGRAMS, name, size, **kwargs)
 
 
 def assert_identical(a: list[np.ndarray], b: list[np.ndarray]) -> None:
