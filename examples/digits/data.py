@@ -13,7 +13,7 @@ PREPARE = """
 SELECT
   id,
   transform(pixels, p -> CAST(p / 16.0 AS FLOAT)) AS image,   -- 64 grey levels, 0 to 1
-  CAST(digit AS BIGINT) AS digit,
+  CAST(digit AS BIGINT) AS label,
   CASE WHEN pmod(xxhash64(id), 10) < 7 THEN 'train'           -- the same split in every run
        WHEN pmod(xxhash64(id), 10) < 8 THEN 'validation'
        ELSE 'test' END AS part

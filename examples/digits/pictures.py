@@ -29,7 +29,7 @@ def learning_curve(history: Mapping[str, Sequence[float]], path: Path) -> None:
 
 
 def misread_page(rows: Sequence[Mapping[str, object]], path: Path, *, at_most: int = 40) -> None:
-    """Draw the images of `rows` (``image``, ``digit``, ``predicted``), what they are and what was read."""
+    """Draw the images of `rows` (``image``, ``label``, ``predicted``), what they are and what was read."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,7 +49,7 @@ def misread_page(rows: Sequence[Mapping[str, object]], path: Path, *, at_most: i
         axis.axis("off")
     for axis, row in zip(axes.flat, shown, strict=False):
         axis.imshow(np.reshape(row["image"], (8, 8)), cmap="gray_r", vmin=0, vmax=1)
-        axis.set_title(f"{row['digit']} read as {row['predicted']}", fontsize=8)
+        axis.set_title(f"{row['label']} read as {row['predicted']}", fontsize=8)
     figure.suptitle(f"{len(rows)} misread digits of the test part")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -56,11 +56,11 @@ def train(ctx):  # runs in every node, in its own process
 
 def confusion_table(rows) -> str:
     """Lines: what the image shows; columns: what the model read."""
-    counts = {(row["digit"], row["predicted"]): row["count"] for row in rows}
-    lines = ["     read as " + "".join(f"{digit:4d}" for digit in range(10))]
+    counts = {(row["label"], row["predicted"]): row["count"] for row in rows}
+    lines = ["read as" + "".join(f"{digit:4d}" for digit in range(10))]
     for digit in range(10):
         cells = "".join(f"{counts.get((digit, read), 0) or '.':>4}" for read in range(10))
-        lines.append(f"a {digit} {'was' if digit == 0 else '':9s} {cells}")
+        lines.append(f"a {digit}    {cells}")
     return "\n".join(lines)
 
 
@@ -93,7 +93,7 @@ def main() -> int:
                 result = cluster.run(
                     train,
                     data={
-                        name: parts[name].select("image", "digit")
+                        name: parts[name].select("image", "label")
                         for name in ("train", "validation")
                     },
                     args={"epochs": options.epochs, "model_dir": str(output / "model")},
@@ -124,12 +124,12 @@ def evaluate(test, output: Path) -> float:
     predictions = scores.withColumn("predicted", best).drop(new).cache()
     predictions.write.mode("overwrite").parquet(str(output / "predictions"))
 
-    rows = predictions.groupBy("digit", "predicted").count().collect()
+    rows = predictions.groupBy("label", "predicted").count().collect()
     total = sum(row["count"] for row in rows)
-    right = sum(row["count"] for row in rows if row["digit"] == row["predicted"])
+    right = sum(row["count"] for row in rows if row["label"] == row["predicted"])
     print(f"\n{right} of {total} test digits are read correctly: accuracy {right / total:.3f}\n")
     print(confusion_table(rows), end="\n\n")
-    wrong = predictions.where("digit != predicted").orderBy("digit", "id").collect()
+    wrong = predictions.where("label != predicted").orderBy("label", "id").collect()
     pictures.misread_page([row.asDict() for row in wrong], output / "misread.png")
     return right / total
 
