@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "arcflow/feed/reader_link.h"
+#include "arcflow/feed/reader_mappings.h"
 #include "arcflow/feed/segment_view.h"
 
 namespace arcflow::feed {
@@ -77,7 +78,7 @@ struct Reader::Impl {
   Fd cancel;  // eventfd; readable for ever once Cancel was called
   std::atomic<bool> cancel_requested{false};
   columnar::Schema schema;
-  BufferMappings mappings;
+  std::optional<BufferMappings> mappings;  // as long as a pass goes on
   std::shared_ptr<LeaseGauge> gauge = std::make_shared<LeaseGauge>();
 
   std::unique_ptr<ReaderLink> link;  // null after a Seek until the next Next
@@ -202,8 +203,9 @@ Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need) {
     ARC_ASSIGN(*need, WhatIsMissing());
     ARC_TRY(AskAhead(*need));
     if (*need == Need::kNothing || *need == Need::kEnd) return Status::Ok();
+    if (!mappings) mappings = IdleMappings::Instance().Take(broker.get(), options.feed);
     const auto begin = Clock::now();
-    Result<ReaderLink::Answer> answer = link->Receive(&mappings, gauge, deadline);
+    Result<ReaderLink::Answer> answer = link->Receive(&*mappings, gauge, deadline);
     const std::uint64_t waited = NanosSince(begin);
     pass.wait_ns += waited;
     if (options.counters != nullptr) {
@@ -275,6 +277,9 @@ void Reader::Impl::EndPass(bool complete) {
     }
   }
   DropAll();
+  if (!mappings) return;
+  IdleMappings::Instance().Give(broker.get(), options.feed, *std::move(mappings), complete);
+  mappings.reset();
 }
 
 Result<std::optional<Batch>> Reader::Impl::Next(Deadline deadline) {

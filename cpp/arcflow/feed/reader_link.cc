@@ -3,14 +3,12 @@
 // them.
 #include "arcflow/feed/reader_link.h"
 
-#include <sys/stat.h>
-
-#include <cerrno>
 #include <chrono>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "arcflow/base/mapping.h"
 #include "arcflow/net/packet.h"
 
 namespace arcflow::feed {
@@ -137,32 +135,6 @@ class ReaderLink::Lease {
   const std::uint64_t segment_;
   const std::shared_ptr<LeaseGauge> gauge_;
 };
-
-Result<std::shared_ptr<const Mapping>> BufferMappings::Get(std::uint64_t id, std::size_t size_bytes,
-                                                           const Fd& fd) {
-  const auto it = entries_.find(id);
-  if (!fd.valid()) {
-    if (it == entries_.end()) {
-      return DataLoss("the agent named buffer " + std::to_string(id) + " without handing it over");
-    }
-    if (it->second.mapping->size_bytes() < size_bytes) {
-      return DataLoss("buffer " + std::to_string(id) + " has " +
-                      std::to_string(it->second.mapping->size_bytes()) + " bytes, not " +
-                      std::to_string(size_bytes));
-    }
-    return it->second.mapping;
-  }
-  struct stat st {};
-  if (::fstat(fd.get(), &st) != 0) return Status::FromErrno(errno, "fstat");
-  if (it != entries_.end() && it->second.device == st.st_dev && it->second.inode == st.st_ino &&
-      it->second.mapping->size_bytes() >= size_bytes) {
-    return it->second.mapping;
-  }
-  ARC_ASSIGN(Mapping mapping, Mapping::Map(fd, size_bytes, false, true));
-  auto shared = std::make_shared<const Mapping>(std::move(mapping));
-  entries_.insert_or_assign(id, Entry{shared, st.st_dev, st.st_ino});
-  return shared;
-}
 
 ReaderLink::ReaderLink(std::shared_ptr<Session> session, int cancel_fd)
     : session_(std::move(session)), cancel_fd_(cancel_fd) {}

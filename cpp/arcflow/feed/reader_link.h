@@ -3,11 +3,8 @@
 // gives leases back.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -16,35 +13,13 @@
 
 #include "arcflow/base/deadline.h"
 #include "arcflow/base/fd.h"
-#include "arcflow/base/mapping.h"
 #include "arcflow/base/status.h"
 #include "arcflow/columnar/schema.h"
 #include "arcflow/feed/reader.h"
+#include "arcflow/feed/reader_mappings.h"
 #include "arcflow/feed/segment_view.h"
 
 namespace arcflow::feed {
-
-/// Read-only mappings of the agent's buffers by id. Memory that is recycled stays mapped, with its
-/// pages faulted in. Threads: one thread at a time.
-class BufferMappings {
- public:
-  /// The mapping of at least `size_bytes` of buffer `id`. `fd`, if valid, is the memory of that id
-  /// from now on; it is mapped unless that very file is mapped already. Errors: DataLoss without
-  /// memory for the id; InvalidArgument as Mapping::Map.
-  Result<std::shared_ptr<const Mapping>> Get(std::uint64_t id, std::size_t size_bytes,
-                                             const Fd& fd);
-  /// The agent gave that memory up.
-  void Drop(std::uint64_t id) { entries_.erase(id); }
-  std::size_t size() const { return entries_.size(); }
-
- private:
-  struct Entry {
-    std::shared_ptr<const Mapping> mapping;
-    dev_t device = 0;
-    ino_t inode = 0;
-  };
-  std::map<std::uint64_t, Entry> entries_;
-};
 
 /// One session with the agent. It reads forwards only: the rows asked for never fall. Therefore the
 /// agent's answer about a segment can never cross our release of the same segment, which would let

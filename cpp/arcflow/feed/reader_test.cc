@@ -514,6 +514,33 @@ TEST(ReaderTest, SeekWhileAQuestionIsOpenDoesNotMixAnswers) {
   ExpectEnd(*sut);
 }
 
+TEST(ReaderTest, ALaterReaderFindsTheSegmentsMapped) {
+  Node node;
+  node.Write(64 * 3);
+  node.End();
+  std::vector<std::vector<const std::byte*>> seen;
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    auto sut = node.Open(64);
+    seen.emplace_back();
+    for (int i = 0; i < 3; ++i) seen.back().push_back(DenseView(MustNext(*sut), 0).data());
+    ExpectEnd(*sut);
+  }
+  EXPECT_EQ(seen[1], seen[0]);
+  EXPECT_EQ(seen[2], seen[0]);
+}
+
+TEST(ReaderTest, AnotherAgentsMemoryIsNotMistakenForAnEarlierOnes) {
+  for (std::uint64_t first : {0, 64, 128}) {
+    Node node;
+    node.written = first;
+    node.Write(64);
+    node.End();
+    auto sut = node.Open(64);
+    EXPECT_EQ(Compare(MustNext(*sut), Dense(), first), "");
+    ExpectEnd(*sut);
+  }
+}
+
 TEST(ReaderTest, TensorsOfBeforeASeekStayValid) {
   Node node;
   node.Write(64 * 3);
