@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from .. import errors
 
@@ -84,11 +85,18 @@ def install() -> None:
         strategy = getattr(model, "distribute_strategy", None)
         fitting = kwargs.get("add_history")  # only `fit` asks for it
         if fitting and hasattr(strategy, "arc_begin_fit"):
+            _quiet_expected_warnings(kwargs.get("steps"))
             cast("ClusterLike", strategy).arc_begin_fit(model, self.callbacks)
 
     trainer.reduce_per_replica = reduce_per_replica
     CallbackList.__init__ = init
     _installed = True
+
+
+def _quiet_expected_warnings(steps_per_epoch: int | None) -> None:
+    """Hide Keras's warning that data ran out, where that is how every epoch over a feed ends."""
+    action: Literal["ignore", "default"] = "ignore" if steps_per_epoch is None else "default"
+    warnings.filterwarnings(action, message="Your input ran out of data")
 
 
 def describe_step(fn: Any) -> Step | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -133,6 +134,8 @@ def make_dataset(
     InvalidArgumentError
         A column that does not exist or is not fit for its role; says what there is.
     """
+    # Keras says so for every tf.data dataset, whatever fit was given.
+    warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
     listed = schema["columns"] if isinstance(schema, Mapping) else schema
     columns = {column["name"]: column for column in listed}
     _check(feed, batch_size, remainder)
