@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replays a fuzz corpus without libFuzzer: every file below the folders given runs once through the target.
+// Replays a fuzz corpus without libFuzzer: every file below the folders given runs once through the
+// target.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -15,7 +16,8 @@ int main(int argc, char** argv) {
     for (const auto& entry : std::filesystem::recursive_directory_iterator(argv[i])) {
       if (!entry.is_regular_file()) continue;
       std::ifstream file(entry.path(), std::ios::binary);
-      std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+      std::vector<char> bytes{std::istreambuf_iterator<char>(file),
+                              std::istreambuf_iterator<char>()};
       LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
       ++inputs;
     }

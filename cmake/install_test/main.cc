@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Uses one function of several layers of the installed package; fails when a header or library is missing from it.
+// Uses one function of several layers of the installed package; fails when a header or library is
+// missing from it.
 #include <arcflow/base/status.h>
 #include <arcflow/columnar/schema.h>
 #include <arcflow/feed/reader.h>
@@ -16,7 +17,8 @@ int main() {
   }
   auto sent = arcflow::net::SendPacket(pair->first.get(), {{"op", "hello"}}, {},
                                        arcflow::Deadline::AfterSeconds(5));
-  auto got = arcflow::net::ReceiveMessage(pair->second.get(), -1, arcflow::Deadline::AfterSeconds(5));
+  auto got =
+      arcflow::net::ReceiveMessage(pair->second.get(), -1, arcflow::Deadline::AfterSeconds(5));
   if (!sent.ok() || !got.ok() || !got->has_value() || (*got)->op != "hello") {
     std::printf("consumer: no packet came through\n");
     return 1;

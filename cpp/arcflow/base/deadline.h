@@ -29,7 +29,8 @@ class Deadline {
   bool infinite() const { return at_ == Clock::time_point::max(); }
   bool expired() const { return !infinite() && Clock::now() >= at_; }
   Clock::time_point at() const { return at_; }
-  /// For poll(2): -1 for an infinite deadline, else the milliseconds left, rounded up, never negative.
+  /// For poll(2): -1 for an infinite deadline, else the milliseconds left, rounded up, never
+  /// negative.
   int poll_ms() const {
     if (infinite()) return -1;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(at_ - Clock::now()).count();

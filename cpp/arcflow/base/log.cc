@@ -56,9 +56,7 @@ void SetLogLevel(LogLevel level) {
   g_level.store(static_cast<int>(level), std::memory_order_relaxed);
 }
 
-LogLevel GetLogLevel() {
-  return static_cast<LogLevel>(g_level.load(std::memory_order_relaxed));
-}
+LogLevel GetLogLevel() { return static_cast<LogLevel>(g_level.load(std::memory_order_relaxed)); }
 
 void Log(LogLevel level, std::string_view line) noexcept {
   if (level >= LogLevel::kOff || level < GetLogLevel()) return;

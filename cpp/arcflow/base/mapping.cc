@@ -21,7 +21,8 @@ namespace {
 
 constexpr auto kMaxFileBytes = static_cast<std::size_t>(std::numeric_limits<off_t>::max());
 
-/// Size of the file behind `fd`; InvalidArgument for anything that is not a regular file (a memfd is one).
+/// Size of the file behind `fd`; InvalidArgument for anything that is not a regular file (a memfd
+/// is one).
 Result<std::size_t> FileSize(const Fd& fd) {
   struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return Status::FromErrno(errno, "fstat");

@@ -22,8 +22,9 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping();
 
-  /// Maps `size_bytes` of `fd` from its start. The file must be at least that long (checked with fstat, so that a peer
-  /// that lies about a size gives InvalidArgument here and no SIGBUS later). `populate` faults the pages in at once.
+  /// Maps `size_bytes` of `fd` from its start. The file must be at least that long (checked with
+  /// fstat, so that a peer that lies about a size gives InvalidArgument here and no SIGBUS later).
+  /// `populate` faults the pages in at once.
   static Result<Mapping> Map(const Fd& fd, std::size_t size_bytes, bool writable, bool populate);
 
   std::byte* data() const { return static_cast<std::byte*>(base_); }
@@ -39,11 +40,13 @@ class Mapping {
 /// Errors: ResourceExhausted when the kernel refuses.
 Result<Fd> CreateMemfd(const std::string& name, std::size_t size_bytes);
 
-/// Forbids new writable mappings (F_SEAL_FUTURE_WRITE) and further seals: mappings that exist stay writable, so the one
-/// writer may go on filling and recycling the memory while every reader can map it read-only.
+/// Forbids new writable mappings (F_SEAL_FUTURE_WRITE) and further seals: mappings that exist stay
+/// writable, so the one writer may go on filling and recycling the memory while every reader can
+/// map it read-only.
 Status SealForReaders(const Fd& memfd);
 
-/// A memfd that holds `bytes`, sealed for reading: for handing blobs of any size over a Unix socket.
+/// A memfd that holds `bytes`, sealed for reading: for handing blobs of any size over a Unix
+/// socket.
 Result<Fd> MemfdFromBytes(const std::string& name, std::span<const std::byte> bytes);
 /// All bytes of a memfd or file, at most `max_bytes` (InvalidArgument above).
 Result<std::string> ReadAllBytes(const Fd& fd, std::size_t max_bytes);

@@ -10,9 +10,10 @@ namespace arcflow {
 namespace {
 
 constexpr std::array<std::string_view, 17> kNames = {
-    "OK",           "CANCELLED",         "UNKNOWN",       "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",   "NOT_FOUND",
-    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-    "UNIMPLEMENTED", "INTERNAL",         "UNAVAILABLE",   "DATA_LOSS",          "UNAUTHENTICATED"};
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
 
 Code CodeOfErrno(int e) {
   switch (e) {
@@ -90,16 +91,28 @@ Status Status::WithContext(std::string_view context) const {
 }
 
 Status Cancelled(std::string message) { return Status(Code::kCancelled, std::move(message)); }
-Status InvalidArgument(std::string message) { return Status(Code::kInvalidArgument, std::move(message)); }
-Status DeadlineExceeded(std::string message) { return Status(Code::kDeadlineExceeded, std::move(message)); }
+Status InvalidArgument(std::string message) {
+  return Status(Code::kInvalidArgument, std::move(message));
+}
+Status DeadlineExceeded(std::string message) {
+  return Status(Code::kDeadlineExceeded, std::move(message));
+}
 Status NotFound(std::string message) { return Status(Code::kNotFound, std::move(message)); }
-Status ResourceExhausted(std::string message) { return Status(Code::kResourceExhausted, std::move(message)); }
-Status FailedPrecondition(std::string message) { return Status(Code::kFailedPrecondition, std::move(message)); }
+Status ResourceExhausted(std::string message) {
+  return Status(Code::kResourceExhausted, std::move(message));
+}
+Status FailedPrecondition(std::string message) {
+  return Status(Code::kFailedPrecondition, std::move(message));
+}
 Status OutOfRange(std::string message) { return Status(Code::kOutOfRange, std::move(message)); }
-Status Unimplemented(std::string message) { return Status(Code::kUnimplemented, std::move(message)); }
+Status Unimplemented(std::string message) {
+  return Status(Code::kUnimplemented, std::move(message));
+}
 Status Internal(std::string message) { return Status(Code::kInternal, std::move(message)); }
 Status Unavailable(std::string message) { return Status(Code::kUnavailable, std::move(message)); }
 Status DataLoss(std::string message) { return Status(Code::kDataLoss, std::move(message)); }
-Status Unauthenticated(std::string message) { return Status(Code::kUnauthenticated, std::move(message)); }
+Status Unauthenticated(std::string message) {
+  return Status(Code::kUnauthenticated, std::move(message));
+}
 
 }  // namespace arcflow

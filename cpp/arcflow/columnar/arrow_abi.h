@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two structs of the Arrow C data interface (a stable ABI, https://arrow.apache.org/docs/format/CDataInterface.html).
+// The two structs of the Arrow C data interface (a stable ABI,
+// https://arrow.apache.org/docs/format/CDataInterface.html).
 #pragma once
 
 #include <cstdint>

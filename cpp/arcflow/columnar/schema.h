@@ -13,7 +13,8 @@
 
 namespace arcflow::columnar {
 
-/// Element type of a column. Numbers are those of tensorflow::DataType, so that the plug-in casts (static_assert there).
+/// Element type of a column. Numbers are those of tensorflow::DataType, so that the plug-in casts
+/// (static_assert there).
 enum class DType : std::int32_t {
   kFloat32 = 1,
   kFloat64 = 2,
@@ -23,7 +24,7 @@ enum class DType : std::int32_t {
   kInt8 = 6,
   kString = 7,  // bytes of any length; Spark string and binary
   kInt64 = 9,
-  kBool = 10,   // one byte each
+  kBool = 10,  // one byte each
 };
 /// Bytes of one element; 0 for kString.
 std::size_t SizeOf(DType dtype);
@@ -33,12 +34,15 @@ Result<DType> DTypeFromName(std::string_view name);
 
 /// How a row's value arrives from Arrow.
 enum class Source : std::int32_t {
-  kScalar = 0,  // primitive, boolean, date32 (int32 days), timestamp (int64 microseconds), or string/binary when dtype is kString
-  kList = 1,    // list, large_list or fixed_size_list of a primitive, every row of the same length: row_shape product
+  kScalar = 0,  // primitive, boolean, date32 (int32 days), timestamp (int64 microseconds), or
+                // string/binary when dtype is kString
+  kList = 1,    // list, large_list or fixed_size_list of a primitive, every row of the same length:
+                // row_shape product
   kRaw = 2,     // binary or fixed_size_binary whose bytes are row_elements() little-endian elements
 };
 
-/// One column. `row_shape` is the shape of one row's value: {} for a scalar, {784} for a list of 784.
+/// One column. `row_shape` is the shape of one row's value: {} for a scalar, {784} for a list of
+/// 784.
 struct Column {
   std::string name;
   DType dtype = DType::kFloat32;
@@ -56,8 +60,9 @@ struct Column {
 struct Schema {
   std::vector<Column> columns;
 
-  /// InvalidArgument with the column's name for: no columns, more than kMaxColumns, an unknown dtype or source, a
-  /// dimension < 0, more than kMaxRank dimensions, row_bytes above kMaxRowBytes, a string with a row shape, double names.
+  /// InvalidArgument with the column's name for: no columns, more than kMaxColumns, an unknown
+  /// dtype or source, a dimension < 0, more than kMaxRank dimensions, row_bytes above kMaxRowBytes,
+  /// a string with a row shape, double names.
   static Result<Schema> FromJson(const nlohmann::json& json);
   nlohmann::json ToJson() const;
   bool operator==(const Schema&) const = default;

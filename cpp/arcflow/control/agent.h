@@ -29,13 +29,13 @@ namespace arcflow::control {
 inline constexpr int kAgentStdin = 0;
 inline constexpr int kAgentFeederFd = 3;
 
-/// main() of the agent executable: runs an agent on descriptors 0 and 3, or, as `--exec-node PID -- ARGV…`, becomes a node.
-/// Returns the exit code.
+/// main() of the agent executable: runs an agent on descriptors 0 and 3, or, as `--exec-node PID --
+/// ARGV…`, becomes a node. Returns the exit code.
 int AgentMain(int argc, char* argv[]);
 
 /// One agent, from its configuration to its outcome.
-/// It ends when its feeder closes it or dies, and never before it has ended its node and everything below it.
-/// Threads: one, the caller's, which runs the loop; a hosted coordinator has its own.
+/// It ends when its feeder closes it or dies, and never before it has ended its node and everything
+/// below it. Threads: one, the caller's, which runs the loop; a hosted coordinator has its own.
 class Agent {
  public:
   explicit Agent(Fd feeder);

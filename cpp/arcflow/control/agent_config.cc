@@ -38,7 +38,8 @@ void ReadFeeds(Fields* in, std::map<std::string, feed::FeedOptions>* feeds) {
     return;
   }
   for (const auto& [name, value] : object->items()) {
-    if (name.empty() || name.size() > kMaxNameBytes) in->Fail("feeds", "has a name that is empty or too long");
+    if (name.empty() || name.size() > kMaxNameBytes)
+      in->Fail("feeds", "has a name that is empty or too long");
     auto feed = FeedFromJson(value);
     in->Check("feeds", feed.status().WithContext(CleanText(name, kMaxNameBytes)));
     if (feed.ok()) feeds->emplace(name, std::move(*feed));
@@ -48,7 +49,8 @@ void ReadFeeds(Fields* in, std::map<std::string, feed::FeedOptions>* feeds) {
 Result<HostPort> HostPortFromJson(const json& object) {
   HostPort address;
   Fields in(object, "coordinator");
-  in.String("host", &address.host, kMaxNameBytes, Need::kRequired).Port("port", &address.port, Need::kRequired);
+  in.String("host", &address.host, kMaxNameBytes, Need::kRequired)
+      .Port("port", &address.port, Need::kRequired);
   if (address.host.empty()) in.Fail("host", "is empty");
   if (address.port == 0) in.Fail("port", "is 0");
   ARC_TRY(in.status());
@@ -58,7 +60,8 @@ Result<HostPort> HostPortFromJson(const json& object) {
 Result<AgentConfig::Hosted> HostedFromJson(const json& object) {
   AgentConfig::Hosted hosted;
   Fields in(object, "host_coordinator");
-  in.String("bind", &hosted.bind, kMaxNameBytes, Need::kRequired).Port("port", &hosted.port, Need::kOptional);
+  in.String("bind", &hosted.bind, kMaxNameBytes, Need::kRequired)
+      .Port("port", &hosted.port, Need::kOptional);
   ARC_TRY(in.status());
   ARC_ASSIGN(hosted.tuning, CoordinatorTuning::FromJson(object));
   return hosted;
@@ -104,7 +107,8 @@ void ReadNode(Fields* in, AgentConfig* c) {
   c->log_tail_lines = static_cast<std::size_t>(tail);
   if (in->ok() && (c->python.empty() || c->python[0].empty())) in->Fail("python", "is empty");
   for (const auto& [name, value] : c->env) {
-    if (name.empty() || name.find('=') != std::string::npos) in->Fail("env", "has a name that is empty or holds '='");
+    if (name.empty() || name.find('=') != std::string::npos)
+      in->Fail("env", "has a name that is empty or holds '='");
   }
   if (const json* job = in->Find("job", Need::kOptional)) {
     c->job_json = job->dump(-1, ' ', false, json::error_handler_t::replace);

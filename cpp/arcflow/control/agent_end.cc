@@ -24,8 +24,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::chrono::seconds kVerdictTimeout{30};       // the coordinator settles far sooner
-constexpr std::chrono::seconds kOrphanTimeout{5};         // the same when no feeder is left to hear it
+constexpr std::chrono::seconds kVerdictTimeout{30};  // the coordinator settles far sooner
+constexpr std::chrono::seconds kOrphanTimeout{5};    // the same when no feeder is left to hear it
 constexpr std::chrono::milliseconds kHostedPoll{20};
 constexpr double kAtOnce_s = 0;
 constexpr std::size_t kMaxPasses = 1000;  // told one by one; of more only the last
@@ -61,12 +61,14 @@ void Agent::OnSignal(int signal) {
   failure.cause = cause::kAgentLost;
   failure.message = "the agent was told to end by " + SignalName(signal);
   Fail(std::move(failure), kAtOnce_s);
-  if (phase_ == Phase::kLingering || phase_ == Phase::kConfig) OnFeederGone("the agent was told to end");
+  if (phase_ == Phase::kLingering || phase_ == Phase::kConfig)
+    OnFeederGone("the agent was told to end");
 }
 
 void Agent::Fail(Failure failure, double grace_s) {
   if (phase_ == Phase::kLingering || phase_ == Phase::kOver) return;
-  if (!failure_ && !verdict_) {  // after our own success too: a result that nobody can fetch is none
+  if (!failure_ &&
+      !verdict_) {  // after our own success too: a result that nobody can fetch is none
     failure.rank = config_.rank;
     failure.role = config_.role;
     failure.host = config_.host;
@@ -89,7 +91,8 @@ void Agent::Fail(Failure failure, double grace_s) {
   phase_ = Phase::kEnding;
   if (service_) {
     service_->RefuseMore();
-    service_->Fail(Unavailable("the run is ending: " + (failure_ ? failure_->Summary() : verdict_->reason)));
+    service_->Fail(
+        Unavailable("the run is ending: " + (failure_ ? failure_->Summary() : verdict_->reason)));
   }
   if (node_) node_->Stop(grace_s);
   Advance();
@@ -101,7 +104,8 @@ void Agent::OnVerdict(Verdict verdict) {
   phase_ = Phase::kEnding;
   if (service_) {
     service_->RefuseMore();
-    if (verdict_->code != Code::kOk) service_->Fail(Status(Code::kCancelled, "the run is ending: " + verdict_->reason));
+    if (verdict_->code != Code::kOk)
+      service_->Fail(Status(Code::kCancelled, "the run is ending: " + verdict_->reason));
   }
   if (node_) node_->Stop(config_.grace_s);
   Advance();
@@ -118,7 +122,8 @@ void Agent::OnNodeEnd(NodeProcess::End end) {
     if (!failure_ && !verdict_) return Fail(std::move(*end.failure), kAtOnce_s);
   } else if (!failure_ && !verdict_) {
     if (end.killed_after_result) {
-      Log(LogLevel::kWarning, "a node returned its result but did not exit in time, and was killed");
+      Log(LogLevel::kWarning,
+          "a node returned its result but did not exit in time, and was killed");
     }
     result_ = std::move(end.result);
     done_sent_ = true;
@@ -146,7 +151,8 @@ void Agent::Advance() {
     session_->Bye({{"op", "bye"}, {"metrics", Metrics()}, {"rows", Rows()}});
   }
   if (session_ && session_->open()) return;  // on_closed comes back here
-  if (!HostedOver() && !verdict_timed_out_) {  // others still need the coordinator to leave in order
+  if (!HostedOver() &&
+      !verdict_timed_out_) {  // others still need the coordinator to leave in order
     loop_->After(kHostedPoll, [this] { Advance(); });
     return;
   }
@@ -167,7 +173,10 @@ void Agent::Finish() {
 void Agent::SendOutcome() {
   if (feeder_gone_) return;
   std::string status = verdict_ ? std::string(verdict_->Name()) : "failed";
-  json outcome{{"status", status}, {"reason", verdict_ ? verdict_->reason : ""}, {"metrics", Metrics()}, {"rows", Rows()}};
+  json outcome{{"status", status},
+               {"reason", verdict_ ? verdict_->reason : ""},
+               {"metrics", Metrics()},
+               {"rows", Rows()}};
   outcome["failure"] = nullptr;
   if (verdict_ && verdict_->failure) {
     outcome["failure"] = verdict_->failure->ToJson();
@@ -190,12 +199,18 @@ json Agent::Counters() const {
   if (!counters_) return counters;
   const CounterPageLayout& c = counters_->counters();
   const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
-  counters = {{"steps", get(c.steps)},           {"rows_used", get(c.rows_used)},
-              {"rows_padded", get(c.rows_padded)}, {"bytes_used", get(c.bytes_used)},
-              {"wait_ns", get(c.wait_ns)},       {"compute_ns", get(c.compute_ns)},
-              {"epochs", get(c.epochs)},         {"batches_copied", get(c.batches_copied)},
-              {"user_step", get(c.user_step)},   {"user_epoch", get(c.user_epoch)},
-              {"user_loss", Number(get(c.user_loss))}, {"heartbeat", get(c.heartbeat)}};
+  counters = {{"steps", get(c.steps)},
+              {"rows_used", get(c.rows_used)},
+              {"rows_padded", get(c.rows_padded)},
+              {"bytes_used", get(c.bytes_used)},
+              {"wait_ns", get(c.wait_ns)},
+              {"compute_ns", get(c.compute_ns)},
+              {"epochs", get(c.epochs)},
+              {"batches_copied", get(c.batches_copied)},
+              {"user_step", get(c.user_step)},
+              {"user_epoch", get(c.user_epoch)},
+              {"user_loss", Number(get(c.user_loss))},
+              {"heartbeat", get(c.heartbeat)}};
   return counters;
 }
 
@@ -212,7 +227,8 @@ json Agent::Rows() const {
 }
 
 json Agent::Metrics() const {
-  json metrics{{"counters", Counters()}, {"rss_peak_bytes", rss_peak_bytes_}, {"times", json::object()}};
+  json metrics{
+      {"counters", Counters()}, {"rss_peak_bytes", rss_peak_bytes_}, {"times", json::object()}};
   for (const auto& [what, when] : times_) metrics["times"][what] = when;
   if (service_) {
     json stats = service_->Stats();
@@ -225,8 +241,10 @@ json Agent::Metrics() const {
 int AgentMain(int argc, char* argv[]) {
   constexpr int kUsage = 2;
   constexpr int kFirstNodeArgument = 4;
-  if (argc > kFirstNodeArgument && std::strcmp(argv[1], "--exec-node") == 0 && std::strcmp(argv[3], "--") == 0) {
-    return ExecWithParent(static_cast<pid_t>(std::strtol(argv[2], nullptr, 10)), argv + kFirstNodeArgument);
+  if (argc > kFirstNodeArgument && std::strcmp(argv[1], "--exec-node") == 0 &&
+      std::strcmp(argv[3], "--") == 0) {
+    return ExecWithParent(static_cast<pid_t>(std::strtol(argv[2], nullptr, 10)),
+                          argv + kFirstNodeArgument);
   }
   if (argc != 1 || ::fcntl(kAgentFeederFd, F_GETFD) < 0) {
     std::fputs("arcflow-agent is started by Arcflow's Spark tasks, not by hand\n", stderr);
@@ -234,7 +252,8 @@ int AgentMain(int argc, char* argv[]) {
   }
   ::signal(SIGPIPE, SIG_IGN);
   ::fcntl(kAgentFeederFd, F_SETFD, FD_CLOEXEC);
-  ::syscall(SYS_close_range, kAgentFeederFd + 1, ~0U, 0);  // what the feeder did not mean to leave here
+  ::syscall(SYS_close_range, kAgentFeederFd + 1, ~0U,
+            0);  // what the feeder did not mean to leave here
   BecomeSubreaper();
   Agent agent{Fd(kAgentFeederFd)};
   if (Status status = agent.Run(); !status.ok()) {

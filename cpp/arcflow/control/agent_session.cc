@@ -33,7 +33,8 @@ Result<std::vector<feed::RankRows>> RanksFromJson(const json& object) {
   }
   std::vector<feed::RankRows> ranks;
   for (std::size_t i = 0; i < rows->size(); ++i) {
-    if (!(*rows)[i].is_number_unsigned() || !(*ended)[i].is_boolean()) return InvalidArgument("feeds: wrong types");
+    if (!(*rows)[i].is_number_unsigned() || !(*ended)[i].is_boolean())
+      return InvalidArgument("feeds: wrong types");
     ranks.push_back(feed::RankRows{(*rows)[i].get<std::uint64_t>(), (*ended)[i].get<bool>()});
   }
   return ranks;
@@ -45,7 +46,7 @@ struct AgentSession::State {
   Callbacks callbacks;
   std::shared_ptr<net::Channel> channel;
   HostPort address;
-  bool alive = true;    // the session object exists
+  bool alive = true;  // the session object exists
   bool open = false;
   bool settled = false;  // a verdict or a refusal came, or we said bye
 
@@ -56,7 +57,8 @@ struct AgentSession::State {
   void OnClosed(const Status& why);
 };
 
-AgentSession::AgentSession(net::Loop& loop, Callbacks callbacks) : loop_(loop), state_(std::make_shared<State>()) {
+AgentSession::AgentSession(net::Loop& loop, Callbacks callbacks)
+    : loop_(loop), state_(std::make_shared<State>()) {
   state_->callbacks = std::move(callbacks);
 }
 
@@ -67,7 +69,8 @@ AgentSession::~AgentSession() {
 
 bool AgentSession::open() const { return state_->open; }
 
-void AgentSession::Connect(const HostPort& coordinator, const std::string& secret, double timeout_s, const Join& join) {
+void AgentSession::Connect(const HostPort& coordinator, const std::string& secret, double timeout_s,
+                           const Join& join) {
   state_->address = coordinator;
   state_->open = true;
   net::ChannelCallbacks callbacks;
@@ -78,8 +81,9 @@ void AgentSession::Connect(const HostPort& coordinator, const std::string& secre
     state->open = false;
     if (state->alive) state->OnClosed(why);
   };
-  state_->channel = net::Channel::Connect(loop_, coordinator.host, coordinator.port, ControlChannelOptions(secret),
-                                          std::move(callbacks), Deadline::AfterSeconds(timeout_s), /*retry_refused=*/true);
+  state_->channel = net::Channel::Connect(
+      loop_, coordinator.host, coordinator.port, ControlChannelOptions(secret),
+      std::move(callbacks), Deadline::AfterSeconds(timeout_s), /*retry_refused=*/true);
   json message = join.ToJson();
   message["op"] = "join";
   Send(message);
@@ -87,7 +91,8 @@ void AgentSession::Connect(const HostPort& coordinator, const std::string& secre
 
 void AgentSession::Send(const json& message) {
   if (!state_->open) return;
-  if (Status status = state_->channel->Send(message); !status.ok() && status.code() != Code::kUnavailable) {
+  if (Status status = state_->channel->Send(message);
+      !status.ok() && status.code() != Code::kUnavailable) {
     Log(LogLevel::kWarning, "a message to the coordinator was dropped: " + status.ToString());
   }
 }
@@ -129,7 +134,8 @@ Status AgentSession::State::Dispatch(const std::string& op, const json& message)
 
 Status AgentSession::State::OnStart(const json& message) {
   const auto list = message.find("cluster");
-  if (list == message.end() || !list->is_array() || list->size() > static_cast<std::size_t>(kMaxSize)) {
+  if (list == message.end() || !list->is_array() ||
+      list->size() > static_cast<std::size_t>(kMaxSize)) {
     return InvalidArgument("start.cluster is not a list");
   }
   std::vector<Member> cluster;
@@ -143,7 +149,8 @@ Status AgentSession::State::OnStart(const json& message) {
 
 Status AgentSession::State::OnRows(const json& message) {
   const auto feeds = message.find("feeds");
-  if (feeds == message.end() || !feeds->is_object()) return InvalidArgument("feeds.feeds is not an object");
+  if (feeds == message.end() || !feeds->is_object())
+    return InvalidArgument("feeds.feeds is not an object");
   for (const auto& [name, value] : feeds->items()) {
     ARC_ASSIGN(const auto ranks, RanksFromJson(value));
     callbacks.on_rows(name, ranks);
@@ -154,7 +161,8 @@ Status AgentSession::State::OnRows(const json& message) {
 void AgentSession::State::OnClosed(const Status& why) {
   if (!std::exchange(settled, true)) {
     const std::string where = address.host + ":" + std::to_string(address.port);
-    callbacks.on_lost(Lost(cause::kDriverLost, "no connection to the coordinator at " + where + ": " + std::string(why.message())));
+    callbacks.on_lost(Lost(cause::kDriverLost, "no connection to the coordinator at " + where +
+                                                   ": " + std::string(why.message())));
   }
   callbacks.on_closed();
 }

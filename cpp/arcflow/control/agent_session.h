@@ -25,7 +25,8 @@ class AgentSession {
     std::function<void(const std::string& feed, const std::vector<feed::RankRows>& ranks)> on_rows;
     std::function<void(const nlohmann::json& answer)> on_barrier;
     std::function<void(Verdict verdict)> on_verdict;
-    /// Refused, or the connection could not be made or broke before a verdict: `cause`, `message` are set.
+    /// Refused, or the connection could not be made or broke before a verdict: `cause`, `message`
+    /// are set.
     std::function<void(Failure failure)> on_lost;
     /// The connection is closed, whatever the reason. Last.
     std::function<void()> on_closed;
@@ -34,7 +35,8 @@ class AgentSession {
   ~AgentSession();
 
   /// Connects (retrying while nobody listens yet) and joins.
-  void Connect(const HostPort& coordinator, const std::string& secret, double timeout_s, const Join& join);
+  void Connect(const HostPort& coordinator, const std::string& secret, double timeout_s,
+               const Join& join);
   /// Sends unless the connection is closed; a message that finds the queue full is dropped.
   void Send(const nlohmann::json& message);
   /// The last message, then the connection closes.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole runs with real agents: what a run gives, who is blamed when a process is killed, and that nothing is left.
+// Whole runs with real agents: what a run gives, who is blamed when a process is killed, and that
+// nothing is left.
 #include "arcflow/control/agent.h"
 
 #include <fcntl.h>
@@ -20,12 +21,12 @@ namespace arcflow::control {
 namespace {
 
 using nlohmann::json;
+using ::testing::HasSubstr;
 using testing_support::AgentConfigJson;
 using testing_support::Eventually;
 using testing_support::kPatience_s;
 using testing_support::Mark;
 using testing_support::OpenDescriptors;
-using ::testing::HasSubstr;
 
 Deadline Patience() { return Deadline::AfterSeconds(kPatience_s); }
 
@@ -104,7 +105,8 @@ class AgentTest : public ::testing::Test {
   void LaunchAll(const std::vector<std::string>& modes) {
     const int size = static_cast<int>(modes.size());
     StartCoordinator(size);
-    for (int rank = 0; rank < size; ++rank) Launch(Config(rank, size, modes[static_cast<std::size_t>(rank)]));
+    for (int rank = 0; rank < size; ++rank)
+      Launch(Config(rank, size, modes[static_cast<std::size_t>(rank)]));
   }
   json NextEvent(const std::string& name) {
     const Deadline deadline = Patience();
@@ -178,13 +180,16 @@ TEST_F(AgentTest, TwoNodesRunToTheEnd) {
 TEST_F(AgentTest, TheNodeLearnsItsPlace) {
   StartCoordinator(1);
   json config = Config(0, 1, "sleep");
-  config["python"] = {"/bin/sh", "-c", "env | grep -c ARCFLOW_NODE_FD; echo $MORE; pwd; ls /proc/self/fd | tr '\\n' ' '; exit 9"};
+  config["python"] = {
+      "/bin/sh", "-c",
+      "env | grep -c ARCFLOW_NODE_FD; echo $MORE; pwd; ls /proc/self/fd | tr '\\n' ' '; exit 9"};
   config["env"] = {{"MORE", "of this"}};
   config["cwd"] = "/";
   Launch(config);
   const Failure failure = ExpectFailure(0, "exit");
   EXPECT_EQ(failure.exit_code, 9);
-  EXPECT_EQ(failure.log_tail, (std::vector<std::string>{"1", "of this", "/", "0 1 2 3 4 "}));  // 4 is ls's own
+  EXPECT_EQ(failure.log_tail,
+            (std::vector<std::string>{"1", "of this", "/", "0 1 2 3 4 "}));  // 4 is ls's own
 }
 
 TEST_F(AgentTest, ExitWithoutResultIsAFailure) {
@@ -235,9 +240,11 @@ TEST_F(AgentTest, AMissingWorkingDirectoryIsNamed) {
 }
 
 TEST_F(AgentTest, LaunchRefusesWhatCannotWork) {
-  EXPECT_EQ(FeederLink::Launch("/no/such/agent", Config(0, 1, "ok").dump(), "").status().code(), Code::kInvalidArgument);  // port 0
+  EXPECT_EQ(FeederLink::Launch("/no/such/agent", Config(0, 1, "ok").dump(), "").status().code(),
+            Code::kInvalidArgument);  // port 0
   port_ = 9;
-  EXPECT_EQ(FeederLink::Launch("/no/such/agent", Config(0, 1, "ok").dump(), "").status().code(), Code::kNotFound);
+  EXPECT_EQ(FeederLink::Launch("/no/such/agent", Config(0, 1, "ok").dump(), "").status().code(),
+            Code::kNotFound);
   EXPECT_EQ(FeederLink::Launch(ARC_AGENT, "{", "").status().code(), Code::kInvalidArgument);
 }
 
@@ -255,7 +262,8 @@ TEST_F(AgentTest, AnUnreachableCoordinatorIsTold) {
   json config = Config(0, 1, "ok");
   config["connect_timeout_s"] = 0.3;
   Launch(config);
-  EXPECT_THAT(ExpectFailure(0, "driver lost").message, HasSubstr("127.0.0.1:" + std::to_string(port_)));
+  EXPECT_THAT(ExpectFailure(0, "driver lost").message,
+              HasSubstr("127.0.0.1:" + std::to_string(port_)));
 }
 
 TEST_F(AgentTest, ADoubleRankIsRejected) {
@@ -269,7 +277,11 @@ TEST_F(AgentTest, ADoubleRankIsRejected) {
 }
 
 // Each process is killed at each stage.
-enum Stage { kBeforeStart, kWhileRunning, kAfterItsResult };  // of rank 0, whose processes are killed
+enum Stage {
+  kBeforeStart,
+  kWhileRunning,
+  kAfterItsResult
+};  // of rank 0, whose processes are killed
 
 class KillTest : public AgentTest, public ::testing::WithParamInterface<Stage> {
  protected:
@@ -319,8 +331,11 @@ TEST_P(KillTest, Coordinator) {
   port_ = static_cast<std::uint16_t>(std::stoi(driver.Line()));
   Launch(Config(0, 2, Mode()));
   if (GetParam() != kBeforeStart) Launch(Config(1, 2, "ignore_term"));
-  const std::string awaited = GetParam() == kBeforeStart ? "joined" : GetParam() == kWhileRunning ? "started" : "finished";
-  for (std::string line = driver.Line(); line.find("\"" + awaited + "\"") == std::string::npos; line = driver.Line()) {
+  const std::string awaited = GetParam() == kBeforeStart    ? "joined"
+                              : GetParam() == kWhileRunning ? "started"
+                                                            : "finished";
+  for (std::string line = driver.Line(); line.find("\"" + awaited + "\"") == std::string::npos;
+       line = driver.Line()) {
     ASSERT_FALSE(line.empty());
   }
   driver.process.SignalGroup(SIGKILL);
@@ -330,7 +345,8 @@ TEST_P(KillTest, Coordinator) {
 
 TEST_P(KillTest, Feeder) {
   StartCoordinator(2);
-  const std::string path = ::testing::TempDir() + "arcflow_agent_test_" + std::to_string(::getpid()) + ".json";
+  const std::string path =
+      ::testing::TempDir() + "arcflow_agent_test_" + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << Config(0, 2, Mode()).dump();
   Helper feeder({"feeder", ARC_AGENT, path});
   EXPECT_FALSE(feeder.Line().empty());
@@ -358,8 +374,10 @@ TEST_P(KillTest, Executor) {
 
 TEST_P(KillTest, AgentAndFeederTogether) {
   StartCoordinator(2);
-  const std::string path = ::testing::TempDir() + "arcflow_agent_test2_" + std::to_string(::getpid()) + ".json";
-  // Not "children": those of a node whose agent and feeder die in one instant are docs/design/control.md's open point.
+  const std::string path =
+      ::testing::TempDir() + "arcflow_agent_test2_" + std::to_string(::getpid()) + ".json";
+  // Not "children": those of a node whose agent and feeder die in one instant are
+  // docs/design/control.md's open point.
   std::ofstream(path) << Config(0, 2, GetParam() == kWhileRunning ? "sleep" : Mode()).dump();
   Helper feeder({"feeder", ARC_AGENT, path});
   const pid_t agent = std::stoi(feeder.Line());
@@ -401,7 +419,8 @@ TEST_F(AgentTest, AKilledNodeIsTold) {
 TEST_F(AgentTest, GrandchildrenEndWithTheNode) {
   LaunchAll({"children_ok"});
   EXPECT_EQ(OutcomeOf(*links_[0])["status"], "ok");
-  EXPECT_TRUE(Eventually([&] { return mark_->Processes().size() == 1; })) << mark_->Describe();  // the agent
+  EXPECT_TRUE(Eventually([&] { return mark_->Processes().size() == 1; }))
+      << mark_->Describe();  // the agent
 }
 
 TEST_F(AgentTest, ANodeThatHangsAfterItsResultHasSucceeded) {
@@ -445,7 +464,8 @@ TEST_F(AgentTest, FeedingStartsBeforeTheNode) {
   EXPECT_EQ(link.stats().acquires, 1u);
 }
 
-/// Fills the whole budget of a feed that is read once, so that the next Acquire has to wait for a reader.
+/// Fills the whole budget of a feed that is read once, so that the next Acquire has to wait for a
+/// reader.
 void FillBudget(FeederLink& link) {
   const auto grant = link.Acquire("train", 8192, Patience());
   ASSERT_TRUE(grant.ok()) << grant.status().ToString();
@@ -465,8 +485,10 @@ TEST_F(AgentTest, AcquireGivesUpAtItsDeadlineAndGoesOnLater) {
   StartCoordinator(2);
   FeederLink& link = Launch(ReadOnce(Config(0, 2, "sleep")));
   FillBudget(link);
-  EXPECT_EQ(link.Acquire("train", 8192, Deadline::AfterSeconds(0.1)).status().code(), Code::kDeadlineExceeded);
-  EXPECT_EQ(link.Acquire("train", 8192, Deadline::AfterSeconds(0.1)).status().code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(link.Acquire("train", 8192, Deadline::AfterSeconds(0.1)).status().code(),
+            Code::kDeadlineExceeded);
+  EXPECT_EQ(link.Acquire("train", 8192, Deadline::AfterSeconds(0.1)).status().code(),
+            Code::kDeadlineExceeded);
   ASSERT_TRUE(coordinator_->Stop(Code::kCancelled, "enough").ok());
   EXPECT_EQ(link.Acquire("train", 8192, Patience()).status().code(), Code::kCancelled);
 }

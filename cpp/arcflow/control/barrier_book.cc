@@ -20,22 +20,26 @@ std::string BarrierBook::Missing() const {
   return missing;
 }
 
-std::optional<BarrierBook::Done> BarrierBook::Arrive(int rank, const std::string& name, Waiter waiter) {
+std::optional<BarrierBook::Done> BarrierBook::Arrive(int rank, const std::string& name,
+                                                     Waiter waiter) {
   const bool first = waiters_.empty();
   const bool again = !waiters_.insert_or_assign(rank, std::move(waiter)).second;
   if (first) name_ = name;
   if (!closed_.ok()) return End(closed_);
   if (again) {
-    return End(Status(Code::kFailedPrecondition, "rank " + std::to_string(rank) + " came to barrier \"" + name +
+    return End(Status(Code::kFailedPrecondition, "rank " + std::to_string(rank) +
+                                                     " came to barrier \"" + name +
                                                      "\" while it waits at \"" + name_ + "\""));
   }
   if (name != name_) {
-    return End(FailedPrecondition("ranks wait at different barriers: rank " + std::to_string(rank) + " at \"" + name +
-                                  "\", others at \"" + name_ + "\"; every rank must come to the same ones in the same order"));
+    return End(FailedPrecondition("ranks wait at different barriers: rank " + std::to_string(rank) +
+                                  " at \"" + name + "\", others at \"" + name_ +
+                                  "\"; every rank must come to the same ones in the same order"));
   }
   if (!gone_.empty()) {
     const auto& [who, why] = *gone_.begin();
-    return End(Status(Code::kAborted, "rank " + std::to_string(who) + " " + why + " and does not come to barrier \"" + name_ + "\""));
+    return End(Status(Code::kAborted, "rank " + std::to_string(who) + " " + why +
+                                          " and does not come to barrier \"" + name_ + "\""));
   }
   std::size_t bytes = 0;
   for (const auto& [r, w] : waiters_) bytes += w.payload.size() + 8;
@@ -49,7 +53,8 @@ std::optional<BarrierBook::Done> BarrierBook::Arrive(int rank, const std::string
 
 std::optional<BarrierBook::Done> BarrierBook::Leave(int rank, const std::string& why) {
   gone_.emplace(rank, why);
-  return End(Status(Code::kAborted, "rank " + std::to_string(rank) + " " + why + " and does not come to barrier \"" + name_ + "\""));
+  return End(Status(Code::kAborted, "rank " + std::to_string(rank) + " " + why +
+                                        " and does not come to barrier \"" + name_ + "\""));
 }
 
 std::optional<BarrierBook::Done> BarrierBook::Expire() {

@@ -14,9 +14,9 @@
 
 namespace arcflow::control {
 
-/// Pure bookkeeping, no sockets. A rank waits at one barrier at a time, so two names at once can never both be completed:
-/// that is an error of the program and told to all at once.
-/// Threads: one at a time.
+/// Pure bookkeeping, no sockets. A rank waits at one barrier at a time, so two names at once can
+/// never both be completed: that is an error of the program and told to all at once. Threads: one
+/// at a time.
 class BarrierBook {
  public:
   struct Waiter {
@@ -31,7 +31,8 @@ class BarrierBook {
     std::map<int, Waiter> waiters;  // by rank
   };
 
-  BarrierBook(int size, std::size_t max_payload_bytes) : size_(size), max_payload_bytes_(max_payload_bytes) {}
+  BarrierBook(int size, std::size_t max_payload_bytes)
+      : size_(size), max_payload_bytes_(max_payload_bytes) {}
 
   std::optional<Done> Arrive(int rank, const std::string& name, Waiter waiter);
   /// The rank will not come to any barrier any more (`why`: "has finished", "failed").

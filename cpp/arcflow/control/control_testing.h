@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the control tests share: secrets, configurations, a look at which marked processes and descriptors there are.
+// What the control tests share: secrets, configurations, a look at which marked processes and
+// descriptors there are.
 #pragma once
 
 #include <dirent.h>
@@ -56,12 +57,15 @@ class Mark {
     std::vector<pid_t> found;
     const std::string wanted = "ARC_TEST_MARK=" + value_;
     std::error_code error;
-    for (std::filesystem::directory_iterator it("/proc", error), end; !error && it != end; it.increment(error)) {
+    for (std::filesystem::directory_iterator it("/proc", error), end; !error && it != end;
+         it.increment(error)) {
       const std::string name = it->path().filename().string();
       if (name.find_first_not_of("0123456789") != std::string::npos) continue;
       std::ifstream file("/proc/" + name + "/environ");
-      const std::string environment{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-      if (("" + environment).find(wanted + '\0') != std::string::npos) found.push_back(std::atoi(name.c_str()));
+      const std::string environment{std::istreambuf_iterator<char>(file),
+                                    std::istreambuf_iterator<char>()};
+      if (("" + environment).find(wanted + '\0') != std::string::npos)
+        found.push_back(std::atoi(name.c_str()));
     }
     return found;
   }
@@ -69,7 +73,9 @@ class Mark {
     std::string text;
     for (const pid_t pid : Processes()) {
       std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline");
-      text += std::to_string(pid) + ": " + std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()} + "\n";
+      text += std::to_string(pid) + ": " +
+              std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()} +
+              "\n";
     }
     return text;
   }
@@ -83,12 +89,15 @@ class Mark {
 inline std::size_t OpenDescriptors() {
   std::size_t count = 0;
   std::error_code error;
-  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end; !error && it != end; it.increment(error)) ++count;
+  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end; !error && it != end;
+       it.increment(error))
+    ++count;
   return count;
 }
 
 /// A configuration whose node is control_helper in `mode`.
-inline json AgentConfigJson(int rank, int size, const std::string& helper, const std::string& mode) {
+inline json AgentConfigJson(int rank, int size, const std::string& helper,
+                            const std::string& mode) {
   return json{{"run_id", "test"},
               {"secret", SecretHex()},
               {"rank", rank},
@@ -103,8 +112,15 @@ inline json AgentConfigJson(int rank, int size, const std::string& helper, const
               {"heartbeat_s", 0.1},
               {"exit_timeout_s", 0.5},
               {"job", {{"epochs", 3}}},
-              {"feeds", {{"train", {{"schema", {{"columns", {{{"name", "x"}, {"dtype", "float32"}, {"source", "scalar"}, {"shape", json::array()}}}}}},
-                                     {"cache", "auto"}}}}}};
+              {"feeds",
+               {{"train",
+                 {{"schema",
+                   {{"columns",
+                     {{{"name", "x"},
+                       {"dtype", "float32"},
+                       {"source", "scalar"},
+                       {"shape", json::array()}}}}}},
+                  {"cache", "auto"}}}}}};
 }
 
 }  // namespace arcflow::control::testing_support

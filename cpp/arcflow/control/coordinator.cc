@@ -18,8 +18,8 @@ constexpr std::chrono::seconds kCloseTimeout{2};
 
 Status CheckOptions(const CoordinatorOptions& options) {
   if (options.secret.size() != kSecretBytes) {
-    return InvalidArgument("the secret of a run is " + std::to_string(kSecretBytes) + " bytes, not " +
-                           std::to_string(options.secret.size()));
+    return InvalidArgument("the secret of a run is " + std::to_string(kSecretBytes) +
+                           " bytes, not " + std::to_string(options.secret.size()));
   }
   if (options.size < 1 || options.size > kMaxSize) {
     return InvalidArgument("size must be between 1 and " + std::to_string(kMaxSize) + ", not " +
@@ -36,7 +36,8 @@ class Coordinator::Impl {
   EventQueue events;
   HostPort address;
   std::unique_ptr<CoordinatorState> state;  // loop thread only, once the loop runs
-  std::unique_ptr<net::Loop> loop;          // last but one: ends, with its channels, while the state still lives
+  std::unique_ptr<net::Loop>
+      loop;  // last but one: ends, with its channels, while the state still lives
   std::unique_ptr<net::Listener> listener;
   std::mutex close_mutex;
   bool running = false;
@@ -51,9 +52,10 @@ class Coordinator::Impl {
     listen.host = options.bind_host;
     listen.port = options.port;
     listen.channel = ControlChannelOptions(options.secret);
-    auto bound = net::Listener::Bind(*loop, std::move(listen), [this](std::shared_ptr<net::Channel> channel) {
-      return state->OnAccepted(std::move(channel));
-    });
+    auto bound = net::Listener::Bind(*loop, std::move(listen),
+                                     [this](std::shared_ptr<net::Channel> channel) {
+                                       return state->OnAccepted(std::move(channel));
+                                     });
     ARC_TRY(bound.status());
     listener = std::move(*bound);
     address.host = options.advertise_host.empty() ? listener->host() : options.advertise_host;
@@ -94,12 +96,15 @@ Result<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptions optio
 
 HostPort Coordinator::address() const { return impl_->address; }
 
-Result<std::optional<std::string>> Coordinator::NextEvent(Deadline deadline) { return impl_->events.Next(deadline); }
+Result<std::optional<std::string>> Coordinator::NextEvent(Deadline deadline) {
+  return impl_->events.Next(deadline);
+}
 
 bool Coordinator::over() const { return impl_->events.has_last(); }
 
 Status Coordinator::Stop(Code code, const std::string& reason) {
-  if (code == Code::kOk) return InvalidArgument("a run is stopped with the code of an error, not OK");
+  if (code == Code::kOk)
+    return InvalidArgument("a run is stopped with the code of an error, not OK");
   const std::lock_guard lock(impl_->close_mutex);
   if (impl_->closed) return Status::Ok();
   impl_->loop->Post([state = impl_->state.get(), code, reason] { state->Stop(code, reason); });

@@ -19,7 +19,7 @@ struct CoordinatorOptions {
   std::uint16_t port = 0;      // 0 = any
   std::string secret;          // kSecretBytes raw bytes, fresh for every run
   std::string run_id;
-  int size = 1;                // ranks 0 … size-1 must join, each once
+  int size = 1;  // ranks 0 … size-1 must join, each once
   CoordinatorTuning tuning;
 };
 
@@ -28,14 +28,17 @@ struct CoordinatorOptions {
 /// Events, JSON objects with a string `event`, in order:
 ///   joined {rank, role, host}          rejected {rank, message}       started {cluster}
 ///   progress {ranks: [{rank, counters, feeds, rss_bytes}…]}           log {rank, line}
-///   node {rank, progress}: what a node said                           failed {failure}: the verdict, once
-///   stopped {code, reason}: Stop() was called                         finished {rank, status}
-///   all_finished {status: ok|failed|stopped, reason, failure?, ranks: [{rank, status, metrics, rows}…]}: the last event
+///   node {rank, progress}: what a node said                           failed {failure}: the
+///   verdict, once stopped {code, reason}: Stop() was called                         finished
+///   {rank, status} all_finished {status: ok|failed|stopped, reason, failure?, ranks: [{rank,
+///   status, metrics, rows}…]}: the last event
 ///
-/// Threads: every method from any thread; one loop thread inside. Blocking: NextEvent until its deadline, Close (bounded).
+/// Threads: every method from any thread; one loop thread inside. Blocking: NextEvent until its
+/// deadline, Close (bounded).
 class Coordinator {
  public:
-  /// Listens and starts the loop. Errors: InvalidArgument (secret, size, tuning), Unavailable when the address cannot be bound.
+  /// Listens and starts the loop. Errors: InvalidArgument (secret, size, tuning), Unavailable when
+  /// the address cannot be bound.
   static Result<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options);
   /// As Close().
   ~Coordinator();
@@ -45,18 +48,20 @@ class Coordinator {
   /// What agents connect to.
   HostPort address() const;
 
-  /// The next event as JSON text; std::nullopt when the deadline passed, or after `all_finished` was handed out.
-  /// Errors: Cancelled after Close().
+  /// The next event as JSON text; std::nullopt when the deadline passed, or after `all_finished`
+  /// was handed out. Errors: Cancelled after Close().
   Result<std::optional<std::string>> NextEvent(Deadline deadline);
 
   /// Whether `all_finished` has been put into the queue.
   bool over() const;
 
-  /// Ends the run: agents stop their nodes and leave. The first end of a run counts; later calls do nothing.
-  /// Not OK codes only (InvalidArgument otherwise). Does not wait: go on with NextEvent until `all_finished`.
+  /// Ends the run: agents stop their nodes and leave. The first end of a run counts; later calls do
+  /// nothing. Not OK codes only (InvalidArgument otherwise). Does not wait: go on with NextEvent
+  /// until `all_finished`.
   Status Stop(Code code, const std::string& reason);
 
-  /// Tells agents that are still there to stop (CANCELLED), waits for the word to be sent, ends the thread. Idempotent.
+  /// Tells agents that are still there to stop (CANCELLED), waits for the word to be sent, ends the
+  /// thread. Idempotent.
   void Close();
 
  private:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the coordinator's sources share: its records of a connection and of a member, and small helpers.
+// What the coordinator's sources share: its records of a connection and of a member, and small
+// helpers.
 #pragma once
 
 #include <chrono>
@@ -23,12 +24,12 @@ struct CoordinatorState::MemberState {
   Join join;
   PeerPtr peer;
   Deadline::Clock::time_point last_seen;
-  nlohmann::json beat;             // last one
-  bool done = false;               // its node returned a result
-  bool failed = false;             // it, or we about it, reported a failure
-  bool left = false;               // said bye or is lost; its channel is not used any more
-  std::string status;              // "ok", "failed", "stopped", "lost" once it left
-  nlohmann::json metrics;          // from `done` or `bye`
+  nlohmann::json beat;     // last one
+  bool done = false;       // its node returned a result
+  bool failed = false;     // it, or we about it, reported a failure
+  bool left = false;       // said bye or is lost; its channel is not used any more
+  std::string status;      // "ok", "failed", "stopped", "lost" once it left
+  nlohmann::json metrics;  // from `done` or `bye`
   nlohmann::json rows;
 };
 

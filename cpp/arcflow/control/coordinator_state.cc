@@ -21,7 +21,8 @@ constexpr std::size_t kFrameBytes = std::size_t{8} << 20;
 constexpr std::size_t kQueueBytes = std::size_t{32} << 20;
 constexpr std::size_t kMaxBarrierBytes = kFrameBytes - 4096;
 constexpr std::size_t kMaxFeeds = 256;
-constexpr std::chrono::milliseconds kRowsDelay{20};  // how long changes of rows may gather before they are told
+constexpr std::chrono::milliseconds kRowsDelay{
+    20};  // how long changes of rows may gather before they are told
 
 }  // namespace
 
@@ -33,7 +34,8 @@ net::ChannelOptions ControlChannelOptions(const std::string& secret) {
   return options;
 }
 
-CoordinatorState::CoordinatorState(const CoordinatorOptions& options, net::Loop& loop, EventQueue& events)
+CoordinatorState::CoordinatorState(const CoordinatorOptions& options, net::Loop& loop,
+                                   EventQueue& events)
     : options_(options), loop_(loop), events_(events), barrier_(options.size, kMaxBarrierBytes) {}
 
 CoordinatorState::~CoordinatorState() = default;
@@ -41,7 +43,8 @@ CoordinatorState::~CoordinatorState() = default;
 void CoordinatorState::Begin() {
   const CoordinatorTuning& t = options_.tuning;
   join_timer_ = loop_.After(Seconds(t.join_timeout_s), [this] { OnJoinTimeout(); });
-  loop_.Every(Seconds(std::clamp(t.heartbeat_timeout_s / 8, 0.01, 1.0)), [this] { CheckHeartbeats(); });
+  loop_.Every(Seconds(std::clamp(t.heartbeat_timeout_s / 8, 0.01, 1.0)),
+              [this] { CheckHeartbeats(); });
   loop_.Every(Seconds(std::max(t.progress_interval_s, 0.01)), [this] { EmitProgress(); });
 }
 
@@ -72,7 +75,8 @@ void CoordinatorState::OnMessage(const PeerPtr& peer, json& message) {
     if (op == "join") {
       OnJoin(peer, message);
     } else if (!peer->refused) {
-      Refuse(*peer, -1, FailedPrecondition("the first message must be join, not " + CleanText(op, 32)));
+      Refuse(*peer, -1,
+             FailedPrecondition("the first message must be join, not " + CleanText(op, 32)));
     }
     return;
   }
@@ -80,7 +84,8 @@ void CoordinatorState::OnMessage(const PeerPtr& peer, json& message) {
   if (member.left) return;
   member.last_seen = Deadline::Clock::now();
   if (Status status = Dispatch(member, op, message); !status.ok()) {
-    FailMember(member, cause::kAgentLost, "the agent broke the protocol: " + std::string(status.message()));
+    FailMember(member, cause::kAgentLost,
+               "the agent broke the protocol: " + std::string(status.message()));
     peer->channel->Abort(status);
   }
 }
@@ -104,16 +109,18 @@ Status CoordinatorState::Admit(const Join& join) const {
     return FailedPrecondition("this is the coordinator of another run");
   }
   if (join.rank >= options_.size) {
-    return InvalidArgument("rank " + std::to_string(join.rank) + " in a run of " + std::to_string(options_.size));
+    return InvalidArgument("rank " + std::to_string(join.rank) + " in a run of " +
+                           std::to_string(options_.size));
   }
   if (const auto it = members_.find(join.rank); it != members_.end()) {
-    return Status(Code::kAlreadyExists, "rank " + std::to_string(join.rank) + " has already joined from " +
-                                            it->second->join.host + ", process " + std::to_string(it->second->join.pid));
+    return Status(Code::kAlreadyExists, "rank " + std::to_string(join.rank) +
+                                            " has already joined from " + it->second->join.host +
+                                            ", process " + std::to_string(it->second->join.pid));
   }
   for (const auto& [rank, member] : members_) {
     if (member->join.role == join.role && member->join.index == join.index) {
-      return Status(Code::kAlreadyExists, join.role + " " + std::to_string(join.index) + " is already rank " +
-                                              std::to_string(rank));
+      return Status(Code::kAlreadyExists, join.role + " " + std::to_string(join.index) +
+                                              " is already rank " + std::to_string(rank));
     }
   }
   if (phase_ != Phase::kJoining && phase_ != Phase::kSettling && phase_ != Phase::kStopping) {
@@ -124,8 +131,10 @@ Status CoordinatorState::Admit(const Join& join) const {
 
 void CoordinatorState::Refuse(Peer& peer, int rank, const Status& why) {
   peer.refused = true;
-  Emit(EventQueue::Kind::kChatter, {{"event", "rejected"}, {"rank", rank}, {"message", why.message()}});
-  SendOrAbort(*peer.channel, {{"op", "reject"}, {"code", CodeName(why.code())}, {"message", why.message()}});
+  Emit(EventQueue::Kind::kChatter,
+       {{"event", "rejected"}, {"rank", rank}, {"message", why.message()}});
+  SendOrAbort(*peer.channel,
+              {{"op", "reject"}, {"code", CodeName(why.code())}, {"message", why.message()}});
   peer.channel->Close();
 }
 
@@ -140,10 +149,13 @@ void CoordinatorState::OnJoin(const PeerPtr& peer, const json& message) {
   member->last_seen = Deadline::Clock::now();
   peer->member = member.get();
   const int rank = member->join.rank;
-  Emit(EventQueue::Kind::kPlain,
-       {{"event", "joined"}, {"rank", rank}, {"role", member->join.role}, {"host", member->join.host}});
+  Emit(EventQueue::Kind::kPlain, {{"event", "joined"},
+                                  {"rank", rank},
+                                  {"role", member->join.role},
+                                  {"host", member->join.host}});
   members_.emplace(rank, std::move(member));
-  if (phase_ == Phase::kStopping) return SendStop(*peer->channel);  // too late, but it shall know why
+  if (phase_ == Phase::kStopping)
+    return SendStop(*peer->channel);  // too late, but it shall know why
   if (phase_ == Phase::kJoining && static_cast<int>(members_.size()) == options_.size) StartRun();
 }
 
@@ -180,13 +192,15 @@ std::string CoordinatorState::MissingRanks() const {
 
 Status CoordinatorState::OnBeat(MemberState& member, json& message) {
   const auto feeds = message.find("feeds");
-  if (feeds != message.end() && !feeds->is_object()) return InvalidArgument("beat.feeds is not an object");
+  if (feeds != message.end() && !feeds->is_object())
+    return InvalidArgument("beat.feeds is not an object");
   bool ended_now = false;
   if (feeds != message.end()) {
     for (const auto& [name, value] : feeds->items()) {
       feed::RankRows now;
       Fields in(value, "beat.feeds");
-      in.Uint64("rows", &now.rows, UINT64_MAX, Need::kRequired).Bool("ended", &now.ended, Need::kRequired);
+      in.Uint64("rows", &now.rows, UINT64_MAX, Need::kRequired)
+          .Bool("ended", &now.ended, Need::kRequired);
       ARC_TRY(in.status());
       const bool known = rows_.count(name) > 0;
       if (!known && (rows_.size() >= kMaxFeeds || name.size() > kMaxNameBytes)) {
@@ -195,7 +209,8 @@ Status CoordinatorState::OnBeat(MemberState& member, json& message) {
       auto& ranks = rows_[name];
       ranks.resize(static_cast<std::size_t>(options_.size));
       feed::RankRows& before = ranks[static_cast<std::size_t>(member.join.rank)];
-      if (now.rows < before.rows || (before.ended && !now.ended)) return InvalidArgument("rows of a feed went back");
+      if (now.rows < before.rows || (before.ended && !now.ended))
+        return InvalidArgument("rows of a feed went back");
       if (now.rows == before.rows && now.ended == before.ended && known) continue;
       ended_now = ended_now || now.ended != before.ended;
       before = now;
@@ -239,14 +254,17 @@ Status CoordinatorState::OnLog(MemberState& member, const json& message) {
   Fields in(message, "log");
   in.Text("line", &line, kMaxTextBytes);
   ARC_TRY(in.status());
-  Emit(EventQueue::Kind::kChatter, {{"event", "log"}, {"rank", member.join.rank}, {"line", std::move(line)}});
+  Emit(EventQueue::Kind::kChatter,
+       {{"event", "log"}, {"rank", member.join.rank}, {"line", std::move(line)}});
   return Status::Ok();
 }
 
 Status CoordinatorState::OnProgress(MemberState& member, json& message) {
   const auto it = message.find("progress");
-  if (it == message.end() || !it->is_object()) return InvalidArgument("progress.progress is not an object");
-  Emit(EventQueue::Kind::kChatter, {{"event", "node"}, {"rank", member.join.rank}, {"progress", std::move(*it)}});
+  if (it == message.end() || !it->is_object())
+    return InvalidArgument("progress.progress is not an object");
+  Emit(EventQueue::Kind::kChatter,
+       {{"event", "node"}, {"rank", member.join.rank}, {"progress", std::move(*it)}});
   return Status::Ok();
 }
 
@@ -269,7 +287,8 @@ void CoordinatorState::AnswerBarrier(std::optional<BarrierBook::Done> done) {
   if (done) {
     json answer{{"op", "barrier"}, {"name", done->name}, {"code", CodeName(done->status.code())}};
     if (done->status.ok()) {
-      for (auto& [rank, waiter] : done->waiters) answer["payloads"].push_back(std::move(waiter.payload));
+      for (auto& [rank, waiter] : done->waiters)
+        answer["payloads"].push_back(std::move(waiter.payload));
     } else {
       answer["message"] = done->status.message();
     }
@@ -287,7 +306,8 @@ void CoordinatorState::ArmBarrierTimer() {
   if (barrier_timer_ != 0) loop_.CancelTimer(std::exchange(barrier_timer_, 0));
   const Deadline next = barrier_.next_deadline();
   if (next.infinite()) return;
-  const auto delay = std::max(next.at() - Deadline::Clock::now(), Deadline::Clock::duration::zero());
+  const auto delay =
+      std::max(next.at() - Deadline::Clock::now(), Deadline::Clock::duration::zero());
   barrier_timer_ = loop_.After(delay + std::chrono::milliseconds(1), [this] {
     barrier_timer_ = 0;
     AnswerBarrier(barrier_.Expire());

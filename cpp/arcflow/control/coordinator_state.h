@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CoordinatorState: what the coordinator knows of a run and how it decides; everything on the loop's thread.
+// CoordinatorState: what the coordinator knows of a run and how it decides; everything on the
+// loop's thread.
 #pragma once
 
 #include <condition_variable>
@@ -27,7 +28,8 @@ namespace arcflow::control {
 net::ChannelOptions ControlChannelOptions(const std::string& secret);
 
 /// One run. Phases only go forward:
-///   joining → running → settling (a failure was reported, its cause is sought) → stopping (the verdict is out) → over.
+///   joining → running → settling (a failure was reported, its cause is sought) → stopping (the
+///   verdict is out) → over.
 /// Threads: the loop's, but for WaitQuiet. Lifetime: outlives the loop's channels.
 class CoordinatorState {
  public:
@@ -40,7 +42,8 @@ class CoordinatorState {
   net::ChannelCallbacks OnAccepted(std::shared_ptr<net::Channel> channel);
   /// The driver ends the run.
   void Stop(Code code, const std::string& reason);
-  /// The coordinator goes away: stops the run if it has no verdict yet and lets every channel drain and close.
+  /// The coordinator goes away: stops the run if it has no verdict yet and lets every channel drain
+  /// and close.
   void End();
   /// Any thread: waits until End() was called and no channel is open.
   void WaitQuiet(Deadline deadline);

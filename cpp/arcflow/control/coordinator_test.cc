@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The coordinator against agents that are only messages: who may join, who is to blame, who is told what.
+// The coordinator against agents that are only messages: who may join, who is to blame, who is told
+// what.
 #include "arcflow/control/coordinator.h"
 
 #include <gmock/gmock.h>
@@ -20,9 +21,9 @@ namespace arcflow::control {
 namespace {
 
 using nlohmann::json;
+using ::testing::HasSubstr;
 using testing_support::kPatience_s;
 using testing_support::Secret;
-using ::testing::HasSubstr;
 
 /// The messages of one connection, and a way to send.
 class FakeAgent {
@@ -33,8 +34,9 @@ class FakeAgent {
     callbacks.on_closed = [inbox = inbox_](const Status& why) {
       inbox->Push({{"op", "closed"}, {"code", CodeName(why.code())}, {"message", why.message()}});
     };
-    channel_ = net::Channel::Connect(loop, address.host, address.port, ControlChannelOptions(secret), std::move(callbacks),
-                                     Deadline::AfterSeconds(kPatience_s));
+    channel_ =
+        net::Channel::Connect(loop, address.host, address.port, ControlChannelOptions(secret),
+                              std::move(callbacks), Deadline::AfterSeconds(kPatience_s));
   }
   ~FakeAgent() { channel_->Abort(Status::Ok()); }
 
@@ -112,7 +114,9 @@ class CoordinatorTest : public ::testing::Test {
     ASSERT_TRUE(started.ok()) << started.status().ToString();
     sut_ = std::move(*started);
   }
-  std::unique_ptr<FakeAgent> Connect() { return std::make_unique<FakeAgent>(*loop_, sut_->address()); }
+  std::unique_ptr<FakeAgent> Connect() {
+    return std::make_unique<FakeAgent>(*loop_, sut_->address());
+  }
   /// All ranks join and hear the start.
   std::vector<std::unique_ptr<FakeAgent>> StartRun(int size, CoordinatorTuning tuning = {}) {
     Start(size, tuning);
@@ -121,7 +125,8 @@ class CoordinatorTest : public ::testing::Test {
       agents.push_back(Connect());
       agents.back()->Join(rank);
     }
-    for (auto& agent : agents) EXPECT_EQ(agent->Next("start")["cluster"].size(), static_cast<std::size_t>(size));
+    for (auto& agent : agents)
+      EXPECT_EQ(agent->Next("start")["cluster"].size(), static_cast<std::size_t>(size));
     return agents;
   }
   json NextEvent(const std::string& name) {
@@ -136,7 +141,9 @@ class CoordinatorTest : public ::testing::Test {
       if (parsed["event"] == name) return parsed;
     }
   }
-  static Failure FailureOf(const json& object) { return Failure::FromJson(object["failure"]).value(); }
+  static Failure FailureOf(const json& object) {
+    return Failure::FromJson(object["failure"]).value();
+  }
 
   std::unique_ptr<net::Loop> loop_;
   std::unique_ptr<Coordinator> sut_;
@@ -162,7 +169,9 @@ TEST_F(CoordinatorTest, StartsOnlyWhenEveryRankHasJoined) {
   auto zero = Connect();
   zero->Join(0);
   const json cluster = one->Next("start")["cluster"];
-  EXPECT_EQ(cluster[0], (json{{"rank", 0}, {"role", "chief"}, {"index", 0}, {"host", "host0"}, {"port", 4000}}));
+  EXPECT_EQ(
+      cluster[0],
+      (json{{"rank", 0}, {"role", "chief"}, {"index", 0}, {"host", "host0"}, {"port", 4000}}));
   EXPECT_EQ(cluster[1]["host"], "host1");
   EXPECT_EQ(NextEvent("started")["cluster"], cluster);
 }
@@ -178,7 +187,9 @@ TEST_F(CoordinatorTest, RunEndsWellWhenAllAreDone) {
   }
   const json end = NextEvent("all_finished");
   EXPECT_EQ(end["status"], "ok");
-  EXPECT_EQ(end["ranks"][2], (json{{"rank", 2}, {"status", "ok"}, {"metrics", {{"m", 2}}}, {"rows", {{"train", 2}}}}));
+  EXPECT_EQ(
+      end["ranks"][2],
+      (json{{"rank", 2}, {"status", "ok"}, {"metrics", {{"m", 2}}}, {"rows", {{"train", 2}}}}));
   const auto after = sut_->NextEvent(Deadline::AfterSeconds(kPatience_s));
   ASSERT_TRUE(after.ok());
   EXPECT_FALSE(*after);
@@ -350,7 +361,9 @@ TEST_F(CoordinatorTest, AgentsThatDoNotLeaveAreCutOff) {
 }
 
 json Beat(std::uint64_t rows, bool ended) {
-  return {{"op", "beat"}, {"counters", {{"steps", 1}}}, {"feeds", {{"train", {{"rows", rows}, {"ended", ended}}}}}};
+  return {{"op", "beat"},
+          {"counters", {{"steps", 1}}},
+          {"feeds", {{"train", {{"rows", rows}, {"ended", ended}}}}}};
 }
 
 TEST_F(CoordinatorTest, RowsOfAllReachAll) {
@@ -400,8 +413,13 @@ TEST_F(CoordinatorTest, LinesAndWordsOfNodesAreEvents) {
   EXPECT_EQ(NextEvent("node")["progress"]["loss"], 0.5);
 }
 
-json BarrierMessage(const std::string& name, int id, const std::string& payload, double timeout_s = kPatience_s) {
-  return {{"op", "barrier"}, {"name", name}, {"id", id}, {"payload", payload}, {"timeout_s", timeout_s}};
+json BarrierMessage(const std::string& name, int id, const std::string& payload,
+                    double timeout_s = kPatience_s) {
+  return {{"op", "barrier"},
+          {"name", name},
+          {"id", id},
+          {"payload", payload},
+          {"timeout_s", timeout_s}};
 }
 
 TEST_F(CoordinatorTest, BarrierGathersByRank) {
@@ -467,7 +485,8 @@ TEST_F(CoordinatorTest, FiftyAgentsMeet) {
     agents[rank]->Send(Beat(static_cast<std::uint64_t>(rank), true));
     agents[rank]->Send(BarrierMessage("b", rank, std::string(1000, 'p')));
   }
-  for (auto& agent : agents) EXPECT_EQ(agent->Next("barrier")["payloads"].size(), static_cast<std::size_t>(kSize));
+  for (auto& agent : agents)
+    EXPECT_EQ(agent->Next("barrier")["payloads"].size(), static_cast<std::size_t>(kSize));
   for (auto& agent : agents) agent->Send({{"op", "done"}});
   for (auto& agent : agents) {
     EXPECT_EQ(agent->Next("stop")["code"], "OK");
@@ -498,7 +517,8 @@ TEST_F(CoordinatorTest, CloseTellsAgentsToStop) {
   sut_->Close();
   EXPECT_EQ(agents[0]->Next("stop")["code"], "CANCELLED");
   EXPECT_EQ(agents[1]->Next("stop")["code"], "CANCELLED");
-  EXPECT_EQ(sut_->NextEvent(Deadline::AfterSeconds(0)).status().code(), Code::kOk);  // what was waiting
+  EXPECT_EQ(sut_->NextEvent(Deadline::AfterSeconds(0)).status().code(),
+            Code::kOk);  // what was waiting
   EXPECT_TRUE(sut_->Stop(Code::kCancelled, "again").ok());
   sut_.reset();
 }
@@ -512,7 +532,8 @@ TEST_F(CoordinatorTest, NoDescriptorIsLeft) {
     if (round == 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
     if (round == 0) before = testing_support::OpenDescriptors();
   }
-  EXPECT_TRUE(testing_support::Eventually([&] { return testing_support::OpenDescriptors() == before; }));
+  EXPECT_TRUE(
+      testing_support::Eventually([&] { return testing_support::OpenDescriptors() == before; }));
 }
 
 }  // namespace

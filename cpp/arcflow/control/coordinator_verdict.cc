@@ -30,10 +30,12 @@ Status CoordinatorState::OnDone(MemberState& member, json& message) {
   member.done = true;
   member.metrics = std::move(message["metrics"]);
   member.rows = std::move(message["rows"]);
-  Emit(EventQueue::Kind::kPlain, {{"event", "finished"}, {"rank", member.join.rank}, {"status", "ok"}});
+  Emit(EventQueue::Kind::kPlain,
+       {{"event", "finished"}, {"rank", member.join.rank}, {"status", "ok"}});
   AnswerBarrier(barrier_.Leave(member.join.rank, "has finished"));
-  const bool all = static_cast<int>(members_.size()) == options_.size &&
-                   std::all_of(members_.begin(), members_.end(), [](const auto& m) { return m.second->done; });
+  const bool all =
+      static_cast<int>(members_.size()) == options_.size &&
+      std::all_of(members_.begin(), members_.end(), [](const auto& m) { return m.second->done; });
   if (all && phase_ == Phase::kRunning) Conclude(Verdict{Code::kOk, "", std::nullopt});
   return Status::Ok();
 }
@@ -54,14 +56,17 @@ void CoordinatorState::OnBye(MemberState& member, json& message) {
 void CoordinatorState::OnClosed(const PeerPtr& peer, const Status& why) {
   if (MemberState* member = peer->member; member != nullptr && !member->left) {
     const bool lost = phase_ != Phase::kStopping && phase_ != Phase::kOver && !member->failed;
-    if (lost) FailMember(*member, cause::kAgentLost, "the connection to the agent broke: " + std::string(why.message()));
+    if (lost)
+      FailMember(*member, cause::kAgentLost,
+                 "the connection to the agent broke: " + std::string(why.message()));
     Leave(*member, "lost");
   }
   peers_.erase(peer.get());
   NoteQuiet();
 }
 
-void CoordinatorState::FailMember(MemberState& member, const std::string& cause, const std::string& message) {
+void CoordinatorState::FailMember(MemberState& member, const std::string& cause,
+                                  const std::string& message) {
   Failure failure;
   failure.rank = member.join.rank;
   failure.role = member.join.role;
@@ -82,15 +87,17 @@ void CoordinatorState::Fail(Failure failure) {
     loop_.CancelTimer(join_timer_);
     settle_timer_ = loop_.After(Seconds(options_.tuning.settle_s), [this] { Decide(true); });
   }
-  const bool nobody_left =
-      static_cast<int>(members_.size()) == options_.size &&
-      std::all_of(members_.begin(), members_.end(), [](const auto& m) { return m.second->failed || m.second->done; });
+  const bool nobody_left = static_cast<int>(members_.size()) == options_.size &&
+                           std::all_of(members_.begin(), members_.end(), [](const auto& m) {
+                             return m.second->failed || m.second->done;
+                           });
   if (extended_ || nobody_left) Decide(!nobody_left);
 }
 
 void CoordinatorState::Decide(bool may_wait) {
   if (phase_ != Phase::kSettling) return;
-  const auto cause = std::find_if(failures_.begin(), failures_.end(), [](const Failure& f) { return !f.peer_loss; });
+  const auto cause = std::find_if(failures_.begin(), failures_.end(),
+                                  [](const Failure& f) { return !f.peer_loss; });
   if (cause == failures_.end() && may_wait) {
     const double more_s = options_.tuning.settle_consequence_s - options_.tuning.settle_s;
     if (extended_) return;  // its timer runs
@@ -106,7 +113,8 @@ void CoordinatorState::Decide(bool may_wait) {
 void CoordinatorState::Stop(Code code, const std::string& reason) {
   if (phase_ == Phase::kSettling) return Decide(false);  // a failure came first
   if (phase_ == Phase::kStopping || phase_ == Phase::kOver) return;
-  Emit(EventQueue::Kind::kPlain, {{"event", "stopped"}, {"code", CodeName(code)}, {"reason", reason}});
+  Emit(EventQueue::Kind::kPlain,
+       {{"event", "stopped"}, {"code", CodeName(code)}, {"reason", reason}});
   Conclude(Verdict{code, reason, std::nullopt});
 }
 
@@ -141,21 +149,29 @@ void CoordinatorState::Leave(MemberState& member, const std::string& status) {
   member.left = true;
   member.status = status;
   if (!member.done) {
-    Emit(EventQueue::Kind::kPlain, {{"event", "finished"}, {"rank", member.join.rank}, {"status", status}});
+    Emit(EventQueue::Kind::kPlain,
+         {{"event", "finished"}, {"rank", member.join.rank}, {"status", status}});
   }
   CheckOver();
 }
 
 void CoordinatorState::CheckOver() {
   if (phase_ != Phase::kStopping) return;
-  if (!std::all_of(members_.begin(), members_.end(), [](const auto& m) { return m.second->left; })) return;
+  if (!std::all_of(members_.begin(), members_.end(), [](const auto& m) { return m.second->left; }))
+    return;
   phase_ = Phase::kOver;
   EmitProgress();
   json ranks = json::array();
   for (const auto& [rank, member] : members_) {
-    ranks.push_back({{"rank", rank}, {"status", member->status}, {"metrics", member->metrics}, {"rows", member->rows}});
+    ranks.push_back({{"rank", rank},
+                     {"status", member->status},
+                     {"metrics", member->metrics},
+                     {"rows", member->rows}});
   }
-  json event{{"event", "all_finished"}, {"status", verdict_.Name()}, {"reason", verdict_.reason}, {"ranks", std::move(ranks)}};
+  json event{{"event", "all_finished"},
+             {"status", verdict_.Name()},
+             {"reason", verdict_.reason},
+             {"ranks", std::move(ranks)}};
   if (verdict_.failure) event["failure"] = verdict_.failure->ToJson();
   Emit(EventQueue::Kind::kLast, event);
 }
@@ -176,8 +192,10 @@ void CoordinatorState::CheckHeartbeats() {
   if (phase_ == Phase::kOver) return;
   const auto now = Deadline::Clock::now();
   for (auto& [rank, member] : members_) {
-    if (member->left || now - member->last_seen < Seconds(options_.tuning.heartbeat_timeout_s)) continue;
-    const Status silent = DeadlineExceeded("no heartbeat for " + std::to_string(options_.tuning.heartbeat_timeout_s) + " s");
+    if (member->left || now - member->last_seen < Seconds(options_.tuning.heartbeat_timeout_s))
+      continue;
+    const Status silent = DeadlineExceeded(
+        "no heartbeat for " + std::to_string(options_.tuning.heartbeat_timeout_s) + " s");
     FailMember(*member, cause::kTimeout, "the agent is silent: " + std::string(silent.message()));
     member->peer->channel->Abort(silent);
   }

@@ -14,9 +14,9 @@
 
 namespace arcflow::control {
 
-/// A queue of JSON texts that nobody has to read: of progress only the newest waits, of chatter (logs, what nodes say) at
-/// most kMaxChatter entries, oldest dropped first. Everything else is bounded by the number of ranks.
-/// Threads: any.
+/// A queue of JSON texts that nobody has to read: of progress only the newest waits, of chatter
+/// (logs, what nodes say) at most kMaxChatter entries, oldest dropped first. Everything else is
+/// bounded by the number of ranks. Threads: any.
 class EventQueue {
  public:
   static constexpr std::size_t kMaxChatter = 10000;

@@ -14,14 +14,17 @@ namespace {
 /// The integer in `value` when it is one and fits.
 bool AsInt64(const nlohmann::json& value, std::int64_t* out) {
   if (!value.is_number_integer()) return false;
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX)) return false;
+  if (value.is_number_unsigned() &&
+      value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX))
+    return false;
   *out = value.get<std::int64_t>();
   return true;
 }
 
 }  // namespace
 
-Fields::Fields(const nlohmann::json& object, std::string what) : object_(object), what_(std::move(what)) {
+Fields::Fields(const nlohmann::json& object, std::string what)
+    : object_(object), what_(std::move(what)) {
   if (!object.is_object()) status_ = InvalidArgument(what_ + " is not a JSON object");
 }
 
@@ -48,7 +51,8 @@ Fields& Fields::String(const char* key, std::string* out, std::size_t max_bytes,
   if (value == nullptr) return *this;
   if (!value->is_string()) return Fail(key, "is not a string");
   const auto& text = value->get_ref<const std::string&>();
-  if (text.size() > max_bytes) return Fail(key, "is longer than " + std::to_string(max_bytes) + " bytes");
+  if (text.size() > max_bytes)
+    return Fail(key, "is longer than " + std::to_string(max_bytes) + " bytes");
   if (text.find('\0') != std::string::npos) return Fail(key, "holds a zero byte");
   *out = text;
   return *this;
@@ -82,7 +86,8 @@ Fields& Fields::Number(const char* key, double* out, double min, double max, Nee
   return *this;
 }
 
-Fields& Fields::Int64(const char* key, std::int64_t* out, std::int64_t min, std::int64_t max, Need need) {
+Fields& Fields::Int64(const char* key, std::int64_t* out, std::int64_t min, std::int64_t max,
+                      Need need) {
   const auto* value = Find(key, need);
   if (value == nullptr) return *this;
   std::int64_t number = 0;
@@ -97,7 +102,8 @@ Fields& Fields::Int64(const char* key, std::int64_t* out, std::int64_t min, std:
 Fields& Fields::Uint64(const char* key, std::uint64_t* out, std::uint64_t max, Need need) {
   const auto* value = Find(key, need);
   if (value == nullptr) return *this;
-  const bool negative = value->is_number_integer() && !value->is_number_unsigned() && value->get<std::int64_t>() < 0;
+  const bool negative =
+      value->is_number_integer() && !value->is_number_unsigned() && value->get<std::int64_t>() < 0;
   if (!value->is_number_integer() || negative) return Fail(key, "is not an integer from 0");
   const auto number = value->get<std::uint64_t>();
   if (number > max) return Fail(key, "is over " + std::to_string(max));
@@ -124,30 +130,34 @@ Fields& Fields::Strings(const char* key, std::vector<std::string>* out, std::siz
   const auto* value = Find(key, need);
   if (value == nullptr) return *this;
   if (!value->is_array()) return Fail(key, "is not a list");
-  if (value->size() > max_count) return Fail(key, "has more than " + std::to_string(max_count) + " entries");
+  if (value->size() > max_count)
+    return Fail(key, "has more than " + std::to_string(max_count) + " entries");
   std::vector<std::string> strings;
   for (const auto& entry : *value) {
     if (!entry.is_string()) return Fail(key, "has an entry that is not a string");
     const auto& text = entry.get_ref<const std::string&>();
-    if (text.size() > max_bytes || text.find('\0') != std::string::npos) return Fail(key, "has an entry too long");
+    if (text.size() > max_bytes || text.find('\0') != std::string::npos)
+      return Fail(key, "has an entry too long");
     strings.push_back(text);
   }
   *out = std::move(strings);
   return *this;
 }
 
-Fields& Fields::StringMap(const char* key, std::map<std::string, std::string>* out, std::size_t max_count,
-                          std::size_t max_bytes, Need need) {
+Fields& Fields::StringMap(const char* key, std::map<std::string, std::string>* out,
+                          std::size_t max_count, std::size_t max_bytes, Need need) {
   const auto* value = Find(key, need);
   if (value == nullptr) return *this;
   if (!value->is_object()) return Fail(key, "is not an object");
-  if (value->size() > max_count) return Fail(key, "has more than " + std::to_string(max_count) + " entries");
+  if (value->size() > max_count)
+    return Fail(key, "has more than " + std::to_string(max_count) + " entries");
   std::map<std::string, std::string> map;
   for (const auto& [name, entry] : value->items()) {
-    if (!entry.is_string()) return Fail(key, "has an entry that is not a string: " + CleanText(name, 64));
+    if (!entry.is_string())
+      return Fail(key, "has an entry that is not a string: " + CleanText(name, 64));
     const auto& text = entry.get_ref<const std::string&>();
-    if (name.size() > max_bytes || text.size() > max_bytes || name.find('\0') != std::string::npos ||
-        text.find('\0') != std::string::npos) {
+    if (name.size() > max_bytes || text.size() > max_bytes ||
+        name.find('\0') != std::string::npos || text.find('\0') != std::string::npos) {
       return Fail(key, "has an entry too long: " + CleanText(name, 64));
     }
     map.emplace(name, text);

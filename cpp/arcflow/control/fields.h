@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fields: reads the fields of a JSON object that somebody else wrote, with bounds, and remembers the first thing wrong.
+// Fields: reads the fields of a JSON object that somebody else wrote, with bounds, and remembers
+// the first thing wrong.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +18,8 @@ namespace arcflow::control {
 enum class Need { kRequired, kOptional };
 
 /// Sticky reader of one object: call the readers one after another, then ask status().
-/// Outputs are changed only by fields that are there and right. InvalidArgument names `what` and the field.
-/// Threads: one. Lifetime: `object` must outlive it.
+/// Outputs are changed only by fields that are there and right. InvalidArgument names `what` and
+/// the field. Threads: one. Lifetime: `object` must outlive it.
 class Fields {
  public:
   Fields(const nlohmann::json& object, std::string what);
@@ -32,8 +33,8 @@ class Fields {
   Fields& Uint64(const char* key, std::uint64_t* out, std::uint64_t max, Need need);
   Fields& Int(const char* key, int* out, int min, int max, Need need);
   Fields& Port(const char* key, std::uint16_t* out, Need need);
-  Fields& Strings(const char* key, std::vector<std::string>* out, std::size_t max_count, std::size_t max_bytes,
-                  Need need);
+  Fields& Strings(const char* key, std::vector<std::string>* out, std::size_t max_count,
+                  std::size_t max_bytes, Need need);
   Fields& StringMap(const char* key, std::map<std::string, std::string>* out, std::size_t max_count,
                     std::size_t max_bytes, Need need);
   /// The field as it is; null when it is missing.

@@ -21,14 +21,16 @@ Result<HeldPort> BindTo(const addrinfo& address) {
   if (::setsockopt(held.socket.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) != 0) {
     return Status::FromErrno(errno, "SO_REUSEPORT");
   }
-  if (::bind(held.socket.get(), address.ai_addr, address.ai_addrlen) != 0) return Status::FromErrno(errno, "bind");
+  if (::bind(held.socket.get(), address.ai_addr, address.ai_addrlen) != 0)
+    return Status::FromErrno(errno, "bind");
   sockaddr_storage bound{};
   socklen_t size = sizeof bound;
   if (::getsockname(held.socket.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
     return Status::FromErrno(errno, "getsockname");
   }
-  held.port = ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(bound).sin6_port
-                                                : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
+  held.port =
+      ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(bound).sin6_port
+                                        : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
   return held;
 }
 
@@ -40,7 +42,8 @@ Result<HeldPort> HeldPort::Reserve(const std::string& host) {
   hints.ai_flags = AI_PASSIVE;
   addrinfo* list = nullptr;
   if (const int error = ::getaddrinfo(host.c_str(), "0", &hints, &list); error != 0) {
-    return Unavailable("cannot resolve the address of this node, " + host + ": " + ::gai_strerror(error));
+    return Unavailable("cannot resolve the address of this node, " + host + ": " +
+                       ::gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(list, &::freeaddrinfo);
   Status last = Unavailable("no address");
@@ -49,7 +52,8 @@ Result<HeldPort> HeldPort::Reserve(const std::string& host) {
     if (held.ok()) return held;
     last = held.status();
   }
-  return Unavailable("cannot bind a port on " + host + ", the address told to other nodes: " + last.ToString());
+  return Unavailable("cannot bind a port on " + host +
+                     ", the address told to other nodes: " + last.ToString());
 }
 
 }  // namespace arcflow::control

@@ -10,13 +10,15 @@
 
 namespace arcflow::control {
 
-/// A bound socket that never listens. With SO_REUSEPORT, which gRPC sets too, the node's server binds beside it, while
-/// nobody else gets the port between choosing it and using it. Lifetime: hold it until the node has ended.
+/// A bound socket that never listens. With SO_REUSEPORT, which gRPC sets too, the node's server
+/// binds beside it, while nobody else gets the port between choosing it and using it. Lifetime:
+/// hold it until the node has ended.
 struct HeldPort {
   Fd socket;
   std::uint16_t port = 0;
 
-  /// Any free port of `host` (name or numeric address). Unavailable when that is no address of this machine.
+  /// Any free port of `host` (name or numeric address). Unavailable when that is no address of this
+  /// machine.
   static Result<HeldPort> Reserve(const std::string& host);
 };
 

@@ -12,9 +12,10 @@
 
 namespace arcflow::control {
 
-/// Lines of a byte stream. A carriage return starts the line anew, as a progress bar means it; a line longer than
-/// kMaxLine goes on in the next one. Memory: at most `max_bytes` of kept lines and one unfinished line.
-/// Threads: one. Never blocks: a copy that its reader does not take is dropped and counted.
+/// Lines of a byte stream. A carriage return starts the line anew, as a progress bar means it; a
+/// line longer than kMaxLine goes on in the next one. Memory: at most `max_bytes` of kept lines and
+/// one unfinished line. Threads: one. Never blocks: a copy that its reader does not take is dropped
+/// and counted.
 class LogTail {
  public:
   static constexpr std::size_t kMaxLine = 4000;
@@ -22,14 +23,15 @@ class LogTail {
   struct Options {
     std::size_t max_lines = 50;
     std::size_t max_bytes = 64 * 1024;
-    int copy_fd = -1;          // where lines are written as well, not owned; -1 = nowhere
-    std::string copy_prefix;   // before each copied line
+    int copy_fd = -1;         // where lines are written as well, not owned; -1 = nowhere
+    std::string copy_prefix;  // before each copied line
     std::function<void(std::string_view line)> on_line;  // may be empty
   };
   explicit LogTail(Options options) : options_(std::move(options)) {}
 
   void Feed(std::string_view bytes);
-  /// Reads what a non-blocking look at `fd` gives. False at its end (or an error), true when more may come.
+  /// Reads what a non-blocking look at `fd` gives. False at its end (or an error), true when more
+  /// may come.
   bool Drain(int fd);
   /// Makes an unfinished last line a line.
   void Finish();

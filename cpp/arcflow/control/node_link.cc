@@ -27,13 +27,15 @@ using nlohmann::json;
 namespace {
 
 constexpr std::chrono::seconds kSendTimeout{30};
-constexpr double kBarrierSlack_s = 10;  // the coordinator ends a barrier; only if it does not, we do
+constexpr double kBarrierSlack_s =
+    10;  // the coordinator ends a barrier; only if it does not, we do
 constexpr double kForever_s = 1e8;
 constexpr std::size_t kMaxProgressBytes = 16 * 1024;
 
 double SecondsLeft(Deadline deadline) {
   if (deadline.infinite()) return kForever_s;
-  return std::max(0.0, std::chrono::duration<double>(deadline.at() - Deadline::Clock::now()).count());
+  return std::max(0.0,
+                  std::chrono::duration<double>(deadline.at() - Deadline::Clock::now()).count());
 }
 
 Result<std::vector<std::string>> PayloadsFromMemfd(const Fd& fd) {
@@ -51,7 +53,8 @@ Result<std::vector<std::string>> PayloadsFromMemfd(const Fd& fd) {
 
 }  // namespace
 
-Result<Fd> OpenSession(int broker_fd, const std::string& what, const std::string& feed, Deadline deadline) {
+Result<Fd> OpenSession(int broker_fd, const std::string& what, const std::string& feed,
+                       Deadline deadline) {
   ARC_ASSIGN(auto pair, net::PacketPair());
   const json packet{{"op", "open"}, {"what", what}, {"feed", feed}};
   ARC_TRY(net::SendPacket(broker_fd, packet, {pair.second.get()}, deadline));
@@ -66,13 +69,14 @@ struct NodeLink::Impl {
   std::mutex barrier_mutex;
   std::uint64_t barriers = 0;  // under barrier_mutex
   std::mutex result_mutex;
-  bool ended = false;          // under result_mutex
+  bool ended = false;  // under result_mutex
 
   Status Send(const json& packet, const std::vector<int>& fds) {
     return net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
   }
   Status TakeConfig(Deadline deadline);
-  Result<std::vector<std::string>> WaitBarrier(std::uint64_t id, const std::string& name, Deadline deadline);
+  Result<std::vector<std::string>> WaitBarrier(std::uint64_t id, const std::string& name,
+                                               Deadline deadline);
   Status EndOnce();
 };
 
@@ -84,7 +88,8 @@ Status NodeLink::Impl::TakeConfig(Deadline deadline) {
     Fields(*message->body, "error").Text("message", &text, kMaxTextBytes);
     return FailedPrecondition(text);
   }
-  if (message->op != "config" || message->fds.size() != 3) return InvalidArgument("the agent sent no configuration");
+  if (message->op != "config" || message->fds.size() != 3)
+    return InvalidArgument("the agent sent no configuration");
   ARC_ASSIGN(config, ReadAllBytes(message->fds[0], kMaxDocumentBytes));
   ARC_ASSIGN(payload, ReadAllBytes(message->fds[1], kMaxResultBytes));
   ARC_ASSIGN(counters, CounterPage::Attach(std::move(message->fds[2])));
@@ -92,7 +97,8 @@ Status NodeLink::Impl::TakeConfig(Deadline deadline) {
 }
 
 Result<std::unique_ptr<NodeLink>> NodeLink::Open(int broker_fd, Deadline deadline) {
-  ::fcntl(broker_fd, F_SETFD, FD_CLOEXEC);  // none of the user's own child processes shall inherit it
+  ::fcntl(broker_fd, F_SETFD,
+          FD_CLOEXEC);  // none of the user's own child processes shall inherit it
   auto impl = std::make_unique<Impl>();
   ARC_ASSIGN(impl->socket, OpenSession(broker_fd, "control", "", deadline));
   ARC_TRY(impl->Send({{"op", "hello"}, {"pid", ::getpid()}}, {}));
@@ -102,7 +108,8 @@ Result<std::unique_ptr<NodeLink>> NodeLink::Open(int broker_fd, Deadline deadlin
 
 Result<int> NodeLink::BrokerFdFromEnvironment() {
   const char* text = std::getenv(kNodeFdVariable);
-  if (text == nullptr) return NotFound(std::string(kNodeFdVariable) + " is not set: this process is no node");
+  if (text == nullptr)
+    return NotFound(std::string(kNodeFdVariable) + " is not set: this process is no node");
   int fd = -1;
   const char* end = text + std::strlen(text);
   const auto parsed = std::from_chars(text, end, fd);
@@ -132,23 +139,31 @@ Status NodeLink::Progress(const std::string& text) {
   return impl_->Send({{"op", "progress"}, {"progress", std::move(progress)}}, {});
 }
 
-Result<std::vector<std::string>> NodeLink::Barrier(const std::string& name, std::string_view payload,
-                                                   Deadline deadline) {
-  if (name.empty() || name.size() > kMaxNameBytes) return InvalidArgument("a barrier's name has 1 to 256 bytes");
+Result<std::vector<std::string>> NodeLink::Barrier(const std::string& name,
+                                                   std::string_view payload, Deadline deadline) {
+  if (name.empty() || name.size() > kMaxNameBytes)
+    return InvalidArgument("a barrier's name has 1 to 256 bytes");
   if (payload.size() > kMaxBarrierPayloadBytes) {
-    return InvalidArgument("a barrier's payload of " + std::to_string(payload.size()) + " bytes is over " +
-                           std::to_string(kMaxBarrierPayloadBytes) + "; pass larger things through files");
+    return InvalidArgument("a barrier's payload of " + std::to_string(payload.size()) +
+                           " bytes is over " + std::to_string(kMaxBarrierPayloadBytes) +
+                           "; pass larger things through files");
   }
   const std::lock_guard lock(impl_->barrier_mutex);
   const std::uint64_t id = ++impl_->barriers;
-  ARC_TRY(impl_->Send({{"op", "barrier"}, {"id", id}, {"name", name}, {"payload", Base64Encode(payload)},
+  ARC_TRY(impl_->Send({{"op", "barrier"},
+                       {"id", id},
+                       {"name", name},
+                       {"payload", Base64Encode(payload)},
                        {"timeout_s", SecondsLeft(deadline)}},
                       {}));
-  const Deadline last = deadline.infinite() ? deadline : Deadline::AfterSeconds(SecondsLeft(deadline) + kBarrierSlack_s);
+  const Deadline last = deadline.infinite()
+                            ? deadline
+                            : Deadline::AfterSeconds(SecondsLeft(deadline) + kBarrierSlack_s);
   return impl_->WaitBarrier(id, name, last);
 }
 
-Result<std::vector<std::string>> NodeLink::Impl::WaitBarrier(std::uint64_t id, const std::string& name,
+Result<std::vector<std::string>> NodeLink::Impl::WaitBarrier(std::uint64_t id,
+                                                             const std::string& name,
                                                              Deadline deadline) {
   for (;;) {
     ARC_ASSIGN(auto message, ReceiveLastWords(socket.get(), deadline));
@@ -160,10 +175,12 @@ Result<std::vector<std::string>> NodeLink::Impl::WaitBarrier(std::uint64_t id, c
     in.Uint64("id", &answered, UINT64_MAX, Need::kRequired)
         .String("code", &code, kMaxNameBytes, Need::kRequired)
         .Text("message", &text, kMaxTextBytes);
-    if (message->op != "barrier" || !in.ok() || answered != id) continue;  // the end of one given up earlier
+    if (message->op != "barrier" || !in.ok() || answered != id)
+      continue;  // the end of one given up earlier
     const Code number = CodeFromName(code);
     if (number != Code::kOk) return Status(number, text);
-    if (message->fds.size() != 1) return InvalidArgument("barrier " + name + " ended without payloads");
+    if (message->fds.size() != 1)
+      return InvalidArgument("barrier " + name + " ended without payloads");
     return PayloadsFromMemfd(message->fds[0]);
   }
 }
@@ -175,7 +192,8 @@ Status NodeLink::Impl::EndOnce() {
 }
 
 Status NodeLink::SetResult(std::string_view bytes) {
-  if (bytes.size() > kMaxResultBytes) return InvalidArgument("the result is over 2 GiB; write it to a file instead");
+  if (bytes.size() > kMaxResultBytes)
+    return InvalidArgument("the result is over 2 GiB; write it to a file instead");
   ARC_TRY(impl_->EndOnce());
   ARC_ASSIGN(const Fd memfd, BytesToMemfd("arcflow-result", bytes));
   return impl_->Send({{"op", "result"}}, {memfd.get()});
@@ -191,8 +209,11 @@ Status NodeLink::Failed(const std::string& text) {
       .Bool("peer_loss", &failure.peer_loss, Need::kOptional);
   ARC_TRY(in.status());
   ARC_TRY(impl_->EndOnce());
-  return impl_->Send({{"op", "failed"}, {"type", failure.type}, {"message", failure.message},
-                      {"traceback", failure.traceback}, {"peer_loss", failure.peer_loss}},
+  return impl_->Send({{"op", "failed"},
+                      {"type", failure.type},
+                      {"message", failure.message},
+                      {"traceback", failure.traceback},
+                      {"peer_loss", failure.peer_loss}},
                      {});
 }
 

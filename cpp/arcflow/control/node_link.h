@@ -14,22 +14,25 @@
 
 namespace arcflow::control {
 
-/// Opens a session through the broker: makes a packet pair, hands one end to the agent with {op: open, what, feed}, returns
-/// the other. Errors: Unavailable when the agent is gone.
-Result<Fd> OpenSession(int broker_fd, const std::string& what, const std::string& feed, Deadline deadline);
+/// Opens a session through the broker: makes a packet pair, hands one end to the agent with {op:
+/// open, what, feed}, returns the other. Errors: Unavailable when the agent is gone.
+Result<Fd> OpenSession(int broker_fd, const std::string& what, const std::string& feed,
+                       Deadline deadline);
 
 /// Talks to the agent for the node's whole life.
 /// Threads: any; Barrier calls are serialised, everything else never waits for a barrier.
 /// Errors: Unavailable when the agent is gone (the node is about to be killed then).
 class NodeLink {
  public:
-  /// Opens the control session and waits for the configuration. `broker_fd` is not owned. One per node.
+  /// Opens the control session and waits for the configuration. `broker_fd` is not owned. One per
+  /// node.
   static Result<std::unique_ptr<NodeLink>> Open(int broker_fd, Deadline deadline);
   /// The broker's descriptor as the environment says; NotFound outside a node.
   static Result<int> BrokerFdFromEnvironment();
   ~NodeLink();
 
-  /// {"role", "rank", "size", "index", "cluster": {role: ["host:port"…]…}, "feeds": {name: schema}, "job"}
+  /// {"role", "rank", "size", "index", "cluster": {role: ["host:port"…]…}, "feeds": {name: schema},
+  /// "job"}
   const std::string& config_json() const;
   /// The bytes given to FeederLink::Launch.
   const std::string& payload() const;
@@ -37,14 +40,16 @@ class NodeLink {
 
   /// A line (or several) for the driver's log. Texts are cut to kMaxTextBytes.
   Status Log(std::string_view text);
-  /// A JSON object for the driver's `node` events. InvalidArgument when it is not an object or too long.
+  /// A JSON object for the driver's `node` events. InvalidArgument when it is not an object or too
+  /// long.
   Status Progress(const std::string& json);
 
   /// Waits until every rank called Barrier with that name, and returns what each brought, by rank.
-  /// `payload` at most kMaxBarrierPayloadBytes. Errors: DeadlineExceeded naming the ranks that are missing (for all
-  /// callers: the earliest deadline counts); FailedPrecondition when ranks wait at differently named barriers;
-  /// Aborted when a node failed or finished without coming here.
-  Result<std::vector<std::string>> Barrier(const std::string& name, std::string_view payload, Deadline deadline);
+  /// `payload` at most kMaxBarrierPayloadBytes. Errors: DeadlineExceeded naming the ranks that are
+  /// missing (for all callers: the earliest deadline counts); FailedPrecondition when ranks wait at
+  /// differently named barriers; Aborted when a node failed or finished without coming here.
+  Result<std::vector<std::string>> Barrier(const std::string& name, std::string_view payload,
+                                           Deadline deadline);
 
   /// What the node returns. The last call before a normal exit; a second one is FailedPrecondition.
   Status SetResult(std::string_view bytes);

@@ -54,8 +54,10 @@ NodeProcess::~NodeProcess() {
   for (const auto id : timers_) loop_.CancelTimer(id);
 }
 
-Result<std::unique_ptr<NodeProcess>> NodeProcess::Start(net::Loop& loop, Options options, Callbacks callbacks) {
-  std::unique_ptr<NodeProcess> node(new NodeProcess(loop, std::move(options), std::move(callbacks)));
+Result<std::unique_ptr<NodeProcess>> NodeProcess::Start(net::Loop& loop, Options options,
+                                                        Callbacks callbacks) {
+  std::unique_ptr<NodeProcess> node(
+      new NodeProcess(loop, std::move(options), std::move(callbacks)));
   ARC_TRY(node->Spawn());
   return node;
 }
@@ -73,7 +75,10 @@ Status NodeProcess::Spawn() {
   set.emplace_back(kNodeFdVariable, std::to_string(kNodeFd));
   spawn.env = EnvironmentWith(set, kDropped);
   spawn.cwd = options_.cwd;
-  spawn.fds = {{null.get(), 0}, {output.second.get(), 1}, {output.second.get(), 2}, {broker.second.get(), kNodeFd}};
+  spawn.fds = {{null.get(), 0},
+               {output.second.get(), 1},
+               {output.second.get(), 2},
+               {broker.second.get(), kNodeFd}};
   ARC_ASSIGN(child_, ChildProcess::Spawn(spawn));
   broker_ = std::move(broker.first);
   output_ = std::move(output.first);
@@ -98,7 +103,8 @@ bool NodeProcess::OnBroker() {
     Status error;
     const Incoming incoming = ReceiveNow(broker_.get(), &message, &error);
     if (incoming == Incoming::kNothing) return true;
-    if (incoming == Incoming::kClosed) return false;  // a node may close it once it opened what it needs
+    if (incoming == Incoming::kClosed)
+      return false;  // a node may close it once it opened what it needs
     OnOpen(message);
   }
 }
@@ -107,7 +113,8 @@ void NodeProcess::OnOpen(net::Message& message) {
   std::string what;
   std::string feed;
   Fields in(*message.body, "open");
-  in.String("what", &what, kMaxNameBytes, Need::kRequired).String("feed", &feed, kMaxNameBytes, Need::kOptional);
+  in.String("what", &what, kMaxNameBytes, Need::kRequired)
+      .String("feed", &feed, kMaxNameBytes, Need::kOptional);
   if (message.op != "open" || !in.ok() || message.fds.size() != 1) {
     Log(LogLevel::kWarning, "a node sent a broken open packet");
     return;
@@ -117,8 +124,10 @@ void NodeProcess::OnOpen(net::Message& message) {
     return;
   }
   if (what != "control" || control_.valid()) {
-    const json answer{{"op", "error"}, {"code", "FAILED_PRECONDITION"},
-                      {"message", "no session \"" + CleanText(what, 64) + "\", or there is one already"}};
+    const json answer{
+        {"op", "error"},
+        {"code", "FAILED_PRECONDITION"},
+        {"message", "no session \"" + CleanText(what, 64) + "\", or there is one already"}};
     (void)!net::SendPacket(message.fds[0].get(), answer, {}, Deadline::After(kSendTimeout)).ok();
     return;
   }
@@ -170,7 +179,8 @@ void NodeProcess::SendConfig() {
   Status sent = config.status();
   if (sent.ok()) {
     sent = net::SendPacket(control_.get(), json{{"op", "config"}},
-                           {config->get(), options_.payload_fd, options_.counters_fd}, Deadline::After(kSendTimeout));
+                           {config->get(), options_.payload_fd, options_.counters_fd},
+                           Deadline::After(kSendTimeout));
   }
   if (!sent.ok()) Log(LogLevel::kError, "cannot send a node its configuration: " + sent.ToString());
 }
@@ -224,11 +234,14 @@ void NodeProcess::AnswerBarrier(const json& answer) {
   if (const auto payloads = answer.find("payloads"); payloads != answer.end()) {
     auto document = DocumentToMemfd("arcflow-barrier", *payloads);
     sent = document.status();
-    if (sent.ok()) sent = net::SendPacket(control_.get(), packet, {document->get()}, Deadline::After(kSendTimeout));
+    if (sent.ok())
+      sent =
+          net::SendPacket(control_.get(), packet, {document->get()}, Deadline::After(kSendTimeout));
   } else {
     sent = net::SendPacket(control_.get(), packet, {}, Deadline::After(kSendTimeout));
   }
-  if (!sent.ok()) Log(LogLevel::kWarning, "cannot pass the end of a barrier on: " + sent.ToString());
+  if (!sent.ok())
+    Log(LogLevel::kWarning, "cannot pass the end of a barrier on: " + sent.ToString());
 }
 
 void NodeProcess::OnExit() {
@@ -263,13 +276,16 @@ Failure NodeProcess::Explain(const ExitStatus& status) {
     failure.signal = SignalName(status.signal);
     failure.message = "the node was killed by " + failure.signal;
     if (status.signal == SIGKILL && !stopping_) {
-      failure.message += "; when nobody did that on purpose, the kernel or the cluster manager did, for want of memory";
+      failure.message +=
+          "; when nobody did that on purpose, the kernel or the cluster manager did, for want of "
+          "memory";
     }
   } else {
     failure.cause = cause::kExit;
     failure.exit_code = status.exit_code;
-    failure.message = "the node ended with " + status.ToString() +
-                      (result_.valid() ? " after it had returned its result" : " without returning a result");
+    failure.message =
+        "the node ended with " + status.ToString() +
+        (result_.valid() ? " after it had returned its result" : " without returning a result");
   }
   return failure;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// NodeProcess: one node from spawn to the last of its descendants: broker, control session, output, end.
+// NodeProcess: one node from spawn to the last of its descendants: broker, control session, output,
+// end.
 #pragma once
 
 #include <sys/types.h>
@@ -24,8 +25,9 @@
 
 namespace arcflow::control {
 
-/// Starts the node through the agent's own executable (process.h, ExecWithParent) and reports what becomes of it.
-/// Threads: the loop's. Never blocks, but for milliseconds when it clears up after the end.
+/// Starts the node through the agent's own executable (process.h, ExecWithParent) and reports what
+/// becomes of it. Threads: the loop's. Never blocks, but for milliseconds when it clears up after
+/// the end.
 class NodeProcess {
  public:
   struct Options {
@@ -37,13 +39,13 @@ class NodeProcess {
     int counters_fd = -1;     // not owned
     double grace_s = 5;
     double exit_timeout_s = 30;
-    LogTail::Options log;     // on_line is called for what the node prints, not for its `log` packets
+    LogTail::Options log;  // on_line is called for what the node prints, not for its `log` packets
   };
 
   /// How it ended. `failure` has rank, role, host and time still open.
   struct End {
     std::optional<Failure> failure;
-    Fd result;             // valid when there is no failure
+    Fd result;                         // valid when there is no failure
     bool killed_after_result = false;  // it did not exit by itself in time
   };
 
@@ -59,12 +61,14 @@ class NodeProcess {
     std::function<void(End end)> on_end;
   };
 
-  static Result<std::unique_ptr<NodeProcess>> Start(net::Loop& loop, Options options, Callbacks callbacks);
+  static Result<std::unique_ptr<NodeProcess>> Start(net::Loop& loop, Options options,
+                                                    Callbacks callbacks);
   ~NodeProcess();
 
   pid_t pid() const { return child_.pid(); }
   bool running() const { return !ended_; }
-  /// SIGTERM to its group now, SIGKILL after `grace_s`; at once when that is 0. A later, shorter grace counts.
+  /// SIGTERM to its group now, SIGKILL after `grace_s`; at once when that is 0. A later, shorter
+  /// grace counts.
   void Stop(double grace_s);
   /// Passes the coordinator's answer to a `barrier` on; payloads travel in a memfd.
   void AnswerBarrier(const nlohmann::json& answer);

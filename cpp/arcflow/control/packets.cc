@@ -13,7 +13,8 @@ namespace arcflow::control {
 Result<std::optional<net::Message>> ReceiveLastWords(int socket, Deadline deadline) {
   auto message = net::ReceiveMessage(socket, -1, deadline);
   if (!message.ok() || *message) return message;
-  // A peer that closed with packets of ours unread makes the kernel report that once, before its own last packets.
+  // A peer that closed with packets of ours unread makes the kernel report that once, before its
+  // own last packets.
   return net::ReceiveMessage(socket, -1, deadline);
 }
 

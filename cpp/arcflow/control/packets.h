@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packets of the control layer: receiving without waiting, and JSON documents that are too large for a packet.
+// Packets of the control layer: receiving without waiting, and JSON documents that are too large
+// for a packet.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -18,14 +19,16 @@ inline constexpr std::size_t kMaxResultBytes = std::size_t{2} << 30;
 /// What a look at a socket gives.
 enum class Incoming { kMessage, kNothing, kClosed };
 
-/// Takes the next packet if one is there. A peer that died leaves its last packets behind an error: they are still taken,
-/// so that a last word is never lost. A packet that breaks the protocol counts as closed; `*error` then says what was wrong.
+/// Takes the next packet if one is there. A peer that died leaves its last packets behind an error:
+/// they are still taken, so that a last word is never lost. A packet that breaks the protocol
+/// counts as closed; `*error` then says what was wrong.
 Incoming ReceiveNow(int socket, net::Message* message, Status* error);
 
 /// As net::ReceiveMessage, with the same care for last words.
 Result<std::optional<net::Message>> ReceiveLastWords(int socket, Deadline deadline);
 
-/// A JSON document in a sealed memfd, and back (InvalidArgument when it is none, or over kMaxDocumentBytes).
+/// A JSON document in a sealed memfd, and back (InvalidArgument when it is none, or over
+/// kMaxDocumentBytes).
 Result<Fd> DocumentToMemfd(const std::string& name, const nlohmann::json& document);
 Status DocumentFromMemfd(const Fd& fd, nlohmann::json* document);
 /// Any bytes.

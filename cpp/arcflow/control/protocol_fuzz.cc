@@ -28,7 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const std::string clean = CleanText(text, 64);
   if (clean.size() > 64 || CleanText(clean, 64) != clean) std::abort();
-  if (const auto bytes = Base64Decode(text); bytes.ok() && Base64Encode(*bytes) != text) std::abort();
+  if (const auto bytes = Base64Decode(text); bytes.ok() && Base64Encode(*bytes) != text)
+    std::abort();
   if (HexDecode(HexEncode(text)).value() != text) std::abort();
   const json input = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (input.is_discarded()) return 0;

@@ -87,8 +87,12 @@ TEST(ProtocolTest, JoinSurvivesAndRefusesNonsense) {
   const auto sut = Join::FromJson(join.ToJson());
   ASSERT_TRUE(sut.ok());
   EXPECT_EQ(sut->ToJson(), join.ToJson());
-  for (const auto& [key, value] : std::map<std::string, json>{{"rank", -1}, {"rank", 1e9}, {"port", 65536}, {"port", 1.5},
-                                                              {"role", 5}, {"versions", json::array({1})},
+  for (const auto& [key, value] : std::map<std::string, json>{{"rank", -1},
+                                                              {"rank", 1e9},
+                                                              {"port", 65536},
+                                                              {"port", 1.5},
+                                                              {"role", 5},
+                                                              {"versions", json::array({1})},
                                                               {"host", std::string(300, 'h')}}) {
     json object = join.ToJson();
     object[key] = value;
@@ -116,7 +120,10 @@ TEST(ProtocolTest, AgentConfigIsRead) {
 TEST(ProtocolTest, AgentConfigHostsACoordinator) {
   json config = GoodConfig();
   config.erase("coordinator");
-  config["host_coordinator"] = {{"bind", "127.0.0.1"}, {"port", 0}, {"settle_s", 0.25}, {"expected_versions", {{"keras", "3"}}}};
+  config["host_coordinator"] = {{"bind", "127.0.0.1"},
+                                {"port", 0},
+                                {"settle_s", 0.25},
+                                {"expected_versions", {{"keras", "3"}}}};
   const auto sut = AgentConfig::FromJson(config);
   ASSERT_TRUE(sut.ok()) << sut.status().ToString();
   EXPECT_EQ(sut->host_coordinator->tuning.settle_s, 0.25);
@@ -125,21 +132,35 @@ TEST(ProtocolTest, AgentConfigHostsACoordinator) {
 
 TEST(ProtocolTest, AgentConfigRefusesEachWrongField) {
   const std::vector<std::pair<std::string, json>> wrong = {
-      {"secret", "5a"}, {"secret", std::string(64, 'g')}, {"rank", 2}, {"size", 0}, {"role", ""}, {"python", json::array()},
-      {"env", {{"A=B", "x"}}}, {"coordinator", {{"host", ""}, {"port", 1}}}, {"coordinator", {{"host", "h"}, {"port", 0}}},
-      {"heartbeat_s", 0}, {"grace_s", -1}, {"jvm_pid", -5}, {"feeds", {{"train", {{"cache", "auto"}}}}},
-      {"feeds", {{"train", {{"schema", GoodConfig()["feeds"]["train"]["schema"]}, {"cache", "sometimes"}}}}},
-      {"local_dirs", "here"}, {"log_tail_lines", 1e6}, {"run_id", nullptr}};
+      {"secret", "5a"},
+      {"secret", std::string(64, 'g')},
+      {"rank", 2},
+      {"size", 0},
+      {"role", ""},
+      {"python", json::array()},
+      {"env", {{"A=B", "x"}}},
+      {"coordinator", {{"host", ""}, {"port", 1}}},
+      {"coordinator", {{"host", "h"}, {"port", 0}}},
+      {"heartbeat_s", 0},
+      {"grace_s", -1},
+      {"jvm_pid", -5},
+      {"feeds", {{"train", {{"cache", "auto"}}}}},
+      {"feeds",
+       {{"train", {{"schema", GoodConfig()["feeds"]["train"]["schema"]}, {"cache", "sometimes"}}}}},
+      {"local_dirs", "here"},
+      {"log_tail_lines", 1e6},
+      {"run_id", nullptr}};
   for (const auto& [key, value] : wrong) {
     json config = GoodConfig();
     config[key] = value;
-    EXPECT_THAT(AgentConfig::FromJson(config).status().ToString(), HasSubstr(key)) << key << " = " << value.dump();
+    EXPECT_THAT(AgentConfig::FromJson(config).status().ToString(), HasSubstr(key))
+        << key << " = " << value.dump();
   }
 }
 
 TEST(ProtocolTest, VersionConflictListsEveryRank) {
-  const std::vector<std::map<std::string, std::string>> ranks = {{{"python", "3.11.2"}, {"keras", "3.15.1"}},
-                                                                 {{"python", "3.11.9"}, {"keras", "3.14.0"}}};
+  const std::vector<std::map<std::string, std::string>> ranks = {
+      {{"python", "3.11.2"}, {"keras", "3.15.1"}}, {{"python", "3.11.9"}, {"keras", "3.14.0"}}};
   const std::string sut = VersionConflict(ranks, {{"python", "3.11.4"}});
   EXPECT_THAT(sut, HasSubstr("keras differs: rank 0 3.15.1, rank 1 3.14.0"));
   EXPECT_THAT(sut, HasSubstr("install the same keras"));
@@ -157,7 +178,8 @@ TEST(TextTest, HexAndBase64GoThereAndBack) {
     EXPECT_EQ(Base64Decode(Base64Encode(bytes)).value(), bytes);
   }
   EXPECT_EQ(Base64Encode("foob"), "Zm9vYg==");  // RFC 4648, section 10
-  for (const char* bad : {"Zg=", "Zg", "Z===", "Zh==", "Z=g=", "Zm9v!mFy", "Zg==Zg=="}) EXPECT_FALSE(Base64Decode(bad).ok()) << bad;
+  for (const char* bad : {"Zg=", "Zg", "Z===", "Zh==", "Z=g=", "Zm9v!mFy", "Zg==Zg=="})
+    EXPECT_FALSE(Base64Decode(bad).ok()) << bad;
   EXPECT_FALSE(HexDecode("5").ok());
   EXPECT_FALSE(HexDecode("5x").ok());
 }

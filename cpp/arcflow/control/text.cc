@@ -20,7 +20,8 @@ int HexValue(char c) {
   return -1;
 }
 
-/// Length of the well-formed UTF-8 sequence at text[at]; 0 when there is none (RFC 3629, table 3-7 of Unicode).
+/// Length of the well-formed UTF-8 sequence at text[at]; 0 when there is none (RFC 3629, table 3-7
+/// of Unicode).
 std::size_t SequenceAt(std::string_view text, std::size_t at) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
   const std::uint8_t lead = byte(at);
@@ -107,7 +108,8 @@ std::string Base64Encode(std::string_view bytes) {
 }
 
 Result<std::string> Base64Decode(std::string_view text) {
-  if (text.size() % 4 != 0) return InvalidArgument("base64 text of a length that is no multiple of 4");
+  if (text.size() % 4 != 0)
+    return InvalidArgument("base64 text of a length that is no multiple of 4");
   std::string out;
   out.reserve(text.size() / 4 * 3);
   for (std::size_t i = 0; i < text.size(); i += 4) {
@@ -123,7 +125,8 @@ Result<std::string> Base64Decode(std::string_view text) {
       }
       group = group << 6 | (c == '=' ? 0u : static_cast<std::uint32_t>(digit));
     }
-    if ((group & ((1u << (8 * padding)) - 1)) != 0) return InvalidArgument("base64 text with stray bits");
+    if ((group & ((1u << (8 * padding)) - 1)) != 0)
+      return InvalidArgument("base64 text with stray bits");
     for (std::size_t k = 0; k < 3 - padding; ++k) {
       out += static_cast<char>(group >> (16 - 8 * k) & 255);
     }

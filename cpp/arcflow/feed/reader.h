@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reader: turns a node's feed log into batches; each batch names the rows of shared segments it consists of.
+// Reader: turns a node's feed log into batches; each batch names the rows of shared segments it
+// consists of.
 #pragma once
 
 #include <atomic>
@@ -20,15 +21,20 @@
 
 namespace arcflow::feed {
 
-/// What happens to the last rows when ranks hold different numbers of rows, or rows do not fill a batch.
+/// What happens to the last rows when ranks hold different numbers of rows, or rows do not fill a
+/// batch.
 enum class Remainder : int {
-  kPad = 0,      // every rank makes as many steps as the rank with most rows; missing rows are padding (weight 0)
-  kDrop = 1,     // every rank makes as many full batches as the rank with fewest rows
-  kRefuse = 2,   // FailedPrecondition unless all ranks hold the same number of rows; the last batch may be short
-  kPartial = 3,  // this rank's own rows only, last batch short: for programs that never synchronise ranks
+  kPad = 0,   // every rank makes as many steps as the rank with most rows; missing rows are padding
+              // (weight 0)
+  kDrop = 1,  // every rank makes as many full batches as the rank with fewest rows
+  kRefuse = 2,  // FailedPrecondition unless all ranks hold the same number of rows; the last batch
+                // may be short
+  kPartial =
+      3,  // this rank's own rows only, last batch short: for programs that never synchronise ranks
 };
 
-/// One lease on a mapped segment. While any copy lives, the agent does not reuse the segment's memory.
+/// One lease on a mapped segment. While any copy lives, the agent does not reuse the segment's
+/// memory.
 class SegmentView;  // segment_view.h
 
 /// `rows` rows of one segment, from its row `begin`.
@@ -38,7 +44,8 @@ struct Piece {
   std::size_t rows = 0;
 };
 
-/// One step's rows: all pieces in order (row count = batch_size less padding), then `padding` rows of weight 0.
+/// One step's rows: all pieces in order (row count = batch_size less padding), then `padding` rows
+/// of weight 0.
 struct Batch {
   std::uint64_t step = 0;  // since the start of the pass
   std::vector<Piece> pieces;
@@ -56,20 +63,24 @@ struct ReaderOptions {
 };
 
 /// One pass over a feed, from any position. Several readers of one feed are independent.
-/// Threads: Next, Seek, position: one thread at a time; Cancel from any thread. Blocking: Open, Next.
+/// Threads: Next, Seek, position: one thread at a time; Cancel from any thread. Blocking: Open,
+/// Next.
 class Reader {
  public:
-  /// Opens a reader through the node's broker socket (`broker_fd`, not owned): makes a packet pair, hands one end to the
-  /// agent, waits for the schema. Errors: NotFound for an unknown feed (message lists the feeds), Unavailable, DeadlineExceeded.
-  static Result<std::unique_ptr<Reader>> Open(int broker_fd, ReaderOptions options, Deadline deadline);
+  /// Opens a reader through the node's broker socket (`broker_fd`, not owned): makes a packet pair,
+  /// hands one end to the agent, waits for the schema. Errors: NotFound for an unknown feed
+  /// (message lists the feeds), Unavailable, DeadlineExceeded.
+  static Result<std::unique_ptr<Reader>> Open(int broker_fd, ReaderOptions options,
+                                              Deadline deadline);
   ~Reader();
 
   const columnar::Schema& schema() const;
   const ReaderOptions& options() const;
 
-  /// The next batch; std::nullopt at the end of the pass. Waits for rows as long as the feed is open.
-  /// Errors: Cancelled after Cancel(); Unavailable when the agent is gone; what the feed failed with otherwise;
-  /// FailedPrecondition under kRefuse, or when a feed that is read only once (cache none) has dropped these rows.
+  /// The next batch; std::nullopt at the end of the pass. Waits for rows as long as the feed is
+  /// open. Errors: Cancelled after Cancel(); Unavailable when the agent is gone; what the feed
+  /// failed with otherwise; FailedPrecondition under kRefuse, or when a feed that is read only once
+  /// (cache none) has dropped these rows.
   Result<std::optional<Batch>> Next(Deadline deadline);
 
   /// Steps handed out since the start of the pass: what a checkpoint stores.
@@ -77,7 +88,8 @@ class Reader {
   /// Goes on at that step. Rows are addressed by number, so nothing is read in between.
   Status Seek(std::uint64_t step);
 
-  /// Makes a blocked and every later Next return Cancelled. Async-signal-free, callable from any thread.
+  /// Makes a blocked and every later Next return Cancelled. Async-signal-free, callable from any
+  /// thread.
   void Cancel();
 
  private:
@@ -86,17 +98,20 @@ class Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Bytes of a column of a batch when they already lie dense, in one segment, without padding and 64-byte aligned, and
-/// the number of leased segments leaves the writer room; empty otherwise. Fixed-width columns only.
-/// The span lives as long as batch.pieces[0].segment.
+/// Bytes of a column of a batch when they already lie dense, in one segment, without padding and
+/// 64-byte aligned, and the number of leased segments leaves the writer room; empty otherwise.
+/// Fixed-width columns only. The span lives as long as batch.pieces[0].segment.
 std::span<const std::byte> DenseView(const Batch& batch, std::size_t column);
 
-/// Copies a fixed-width column of the batch, padding included, to `out` (rows() * row_bytes()). Padding repeats the
-/// last real row, or is zero when the batch has none, so that no padded row makes a NaN of its own.
-Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column, std::span<std::byte> out);
+/// Copies a fixed-width column of the batch, padding included, to `out` (rows() * row_bytes()).
+/// Padding repeats the last real row, or is zero when the batch has none, so that no padded row
+/// makes a NaN of its own.
+Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
+                  std::span<std::byte> out);
 
-/// The string values of a column in order, padding included (empty strings, or the last real value).
-/// Views live as long as the pieces. DataLoss when offsets in shared memory are out of bounds.
+/// The string values of a column in order, padding included (empty strings, or the last real
+/// value). Views live as long as the pieces. DataLoss when offsets in shared memory are out of
+/// bounds.
 Status StringColumn(const Batch& batch, std::size_t column, std::vector<std::string_view>* out);
 
 }  // namespace arcflow::feed

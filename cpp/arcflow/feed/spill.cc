@@ -3,6 +3,7 @@
 #include "arcflow/feed/spill.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,37 @@
 
 namespace arcflow::feed {
 namespace {
+
+/// Makes writing beyond RLIMIT_FSIZE an error (EFBIG) for this thread: its SIGXFSZ would end the
+/// process.
+class NoFileSizeSignal {
+ public:
+  NoFileSizeSignal() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGXFSZ);
+    sigset_t pending;
+    sigpending(&pending);
+    pending_before_ = sigismember(&pending, SIGXFSZ) == 1;
+    blocked_ = ::pthread_sigmask(SIG_BLOCK, &set_, &before_) == 0;
+  }
+  ~NoFileSizeSignal() {
+    if (!blocked_) return;
+    const timespec at_once{};
+    if (!pending_before_) {
+      while (::sigtimedwait(&set_, nullptr, &at_once) < 0 && errno == EINTR) {
+      }
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  NoFileSizeSignal(const NoFileSizeSignal&) = delete;
+  NoFileSizeSignal& operator=(const NoFileSizeSignal&) = delete;
+
+ private:
+  sigset_t set_{};
+  sigset_t before_{};
+  bool pending_before_ = false;
+  bool blocked_ = false;
+};
 
 struct SpillFile {
   Fd writable;
@@ -91,6 +123,7 @@ Result<Fd> SpillToDisk(const std::vector<std::string>& dirs, const Fd& memory,
   if (dirs.empty()) {
     return FailedPrecondition("no local directory to move rows to (Spark's spark.local.dir)");
   }
+  const NoFileSizeSignal quiet;
   Code code = Code::kUnknown;
   std::string problems;
   for (const std::string& dir : dirs) {

@@ -90,7 +90,6 @@ TEST_F(SpillTest, NoDirectoryIsAnErrorThatNamesTheSetting) {
 
 TEST_F(SpillTest, FullDiskIsResourceExhaustedWithThePath) {
   const Fd memory = Memory(256 * 1024);
-  ::signal(SIGXFSZ, SIG_IGN);
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{64 * 1024, before.rlim_max};
@@ -101,6 +100,28 @@ TEST_F(SpillTest, FullDiskIsResourceExhaustedWithThePath) {
   EXPECT_EQ(file.status().code(), Code::kResourceExhausted);
   EXPECT_THAT(std::string(file.status().message()), HasSubstr(dir_));
   EXPECT_TRUE(std::filesystem::is_empty(dir_)) << "nothing is left";
+}
+
+TEST_F(SpillTest, FileSizeSignalIsHandledAsBeforeAfterwards) {
+  sigset_t before, after, pending;
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, nullptr, &before), 0);
+  ASSERT_TRUE(SpillToDisk({dir_}, Memory(4096), 4096).ok());
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, nullptr, &after), 0);
+  ASSERT_EQ(::sigpending(&pending), 0);
+  EXPECT_EQ(sigismember(&before, SIGXFSZ), sigismember(&after, SIGXFSZ));
+  EXPECT_EQ(sigismember(&pending, SIGXFSZ), 0);
+}
+
+TEST_F(SpillTest, ProcessOutOfDescriptorsIsAnErrorThatSaysSo) {
+  const Fd memory = Memory(4096);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{3, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Result<Fd> file = SpillToDisk({dir_}, memory, 4096);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(file.ok());
+  EXPECT_THAT(std::string(file.status().message()), HasSubstr("Too many open files"));
 }
 
 TEST_F(SpillTest, MemoryThatIsTooShortIsDataLoss) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Test helper: one executable that plays a node, a feeder or a coordinator, so that tests can kill each of them.
+// Test helper: one executable that plays a node, a feeder or a coordinator, so that tests can kill
+// each of them.
 #include <signal.h>
 #include <unistd.h>
 
@@ -35,7 +36,8 @@ int Give(const std::string& what) {
   for (;;) ::pause();
 }
 
-/// A child that outlives its parent unless somebody clears up; `own_session`: it has left the node's process group too.
+/// A child that outlives its parent unless somebody clears up; `own_session`: it has left the
+/// node's process group too.
 void LeaveChild(bool own_session) {
   if (::fork() != 0) return;
   if (own_session) ::setsid();
@@ -46,7 +48,8 @@ int Succeed(NodeLink& link, const json& config) {
   link.counters()->counters().user_step = 7;
   if (!link.Log("a line of rank " + config["rank"].dump()).ok()) return Give("log");
   if (!link.Progress(R"({"loss": 0.5})").ok()) return Give("progress");
-  auto payloads = link.Barrier("go", "from " + config["rank"].dump(), Deadline::AfterSeconds(kTimeout_s));
+  auto payloads =
+      link.Barrier("go", "from " + config["rank"].dump(), Deadline::AfterSeconds(kTimeout_s));
   if (!payloads.ok()) return Give(payloads.status().ToString());
   std::string result = link.payload();
   for (const std::string& p : *payloads) result += "|" + p;
@@ -56,7 +59,10 @@ int Succeed(NodeLink& link, const json& config) {
 int Fail(NodeLink& link, bool peer_loss) {
   std::printf("about to fail\n");
   std::fflush(stdout);
-  const json failure{{"type", "ValueError"}, {"message", "bad value"}, {"traceback", "line 1\nline 2"}, {"peer_loss", peer_loss}};
+  const json failure{{"type", "ValueError"},
+                     {"message", "bad value"},
+                     {"traceback", "line 1\nline 2"},
+                     {"peer_loss", peer_loss}};
   if (!link.Failed(failure.dump()).ok()) return Give("failed");
   SleepForEver();  // as TensorFlow does when its peers are gone
 }
