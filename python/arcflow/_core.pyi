@@ -13,7 +13,9 @@ import numpy as np
 version: str
 
 class _ArrowArray(Protocol):
-    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+    def __arrow_c_array__(
+        self, requested_schema: object | None = None
+    ) -> tuple[object, object]: ...
 
 class Coordinator:
     """The server that all agents of a run join; a thread of this process."""
@@ -104,9 +106,7 @@ class NodeLink:
 class FeedReader:
     """One pass over a feed as NumPy batches, without TensorFlow."""
 
-    def __init__(
-        self, broker_fd: int, feed: str, batch_size: int, remainder: str = "pad"
-    ) -> None:
+    def __init__(self, broker_fd: int, feed: str, batch_size: int, remainder: str = "pad") -> None:
         """Open a reader; `remainder` is ``"pad"``, ``"drop"``, ``"refuse"`` or ``"partial"``."""
 
     def next(

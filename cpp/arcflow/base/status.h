@@ -106,13 +106,15 @@ class [[nodiscard]] Result {
 
 }  // namespace arcflow
 
-#define ARC_CONCAT_INNER_(a, b) a##b
-#define ARC_CONCAT_(a, b) ARC_CONCAT_INNER_(a, b)
+#define ARC_CONCAT_INNER(a, b) a##b
+#define ARC_CONCAT(a, b) ARC_CONCAT_INNER(a, b)
 /// Returns the Status of `expr` from the enclosing function unless it is OK.
 #define ARC_TRY(expr) \
   if (::arcflow::Status arc_status_ = (expr); !arc_status_.ok()) return arc_status_
 /// `ARC_ASSIGN(auto x, MakeX());` declares or assigns x, or returns the Status.
+// NOLINTBEGIN(bugprone-macro-parentheses): `lhs` may be a declaration
 #define ARC_ASSIGN(lhs, expr)                                                        \
-  auto ARC_CONCAT_(arc_result_, __LINE__) = (expr);                                  \
-  if (!ARC_CONCAT_(arc_result_, __LINE__).ok()) return ARC_CONCAT_(arc_result_, __LINE__).status(); \
-  lhs = std::move(ARC_CONCAT_(arc_result_, __LINE__)).value()
+  auto ARC_CONCAT(arc_result_, __LINE__) = (expr);                                  \
+  if (!ARC_CONCAT(arc_result_, __LINE__).ok()) return ARC_CONCAT(arc_result_, __LINE__).status(); \
+  lhs = std::move(ARC_CONCAT(arc_result_, __LINE__)).value()
+// NOLINTEND(bugprone-macro-parentheses)

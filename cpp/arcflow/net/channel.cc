@@ -16,7 +16,7 @@ namespace {
 
 using asio::ip::tcp;
 
-constexpr std::size_t kReadBytes = 64 * 1024;
+constexpr std::size_t kReadBytes = std::size_t{64} * 1024;
 constexpr int kMaxRefusals = 3;
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
@@ -316,7 +316,7 @@ void ChannelImpl::Abort(Status why) {
   port_.Post([self = shared_from_this(), why = std::move(why)] { self->Finish(why); });
 }
 
-void ChannelImpl::Finish(Status why) {
+void ChannelImpl::Finish(const Status& why) {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
   closing_ = true;

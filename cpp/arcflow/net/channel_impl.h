@@ -75,7 +75,7 @@ class ChannelImpl final : public Channel,
   void OnWritten(const std::error_code& error, std::size_t bytes);
   void Drain();
   void Arm(Deadline deadline, const char* what);
-  void Finish(Status why);
+  void Finish(const Status& why);
   std::string target() const { return host_ + ":" + std::to_string(port_number_); }
 
   LoopPort port_;

@@ -9,7 +9,7 @@
 namespace arcflow::net {
 namespace {
 
-constexpr std::size_t kCompactBytes = 64 * 1024;
+constexpr std::size_t kCompactBytes = std::size_t{64} * 1024;
 
 std::uint32_t LoadLength(const char* at) {
   const auto* b = reinterpret_cast<const unsigned char*>(at);

@@ -18,7 +18,7 @@
 namespace arcflow::net {
 
 /// Largest packet sent or accepted; bigger things travel as memfds.
-inline constexpr std::size_t kMaxPacketBytes = 96 * 1024;
+inline constexpr std::size_t kMaxPacketBytes = std::size_t{96} * 1024;
 inline constexpr std::size_t kMaxPacketFds = 4;
 
 struct Packet {
