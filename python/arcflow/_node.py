@@ -99,11 +99,10 @@ def _call(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
 def _report(link: Any, error: BaseException) -> None:
     """Tell the agent how the node failed."""
     failure = describe(error)
-    print(failure["traceback"], file=sys.stderr)
     try:
         link.failed(json.dumps(failure))
     except errors.ArcflowError as gone:  # the agent is gone, and ends us anyway
-        print(f"cannot report the failure: {gone}", file=sys.stderr)
+        print(failure["traceback"], f"cannot report this: {gone}", file=sys.stderr)
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -267,7 +267,7 @@ class Run:
         if refused:
             raise refused from cause
         self._ask_for_verdict()
-        if self._failure:
+        if self._failure and _task.INPUT_ENDED not in str(self._failure.get("message")):
             raise _spark_errors.node_failed(self._failure, cause) from cause
         raise _spark_errors.wrap(cause) from cause
 

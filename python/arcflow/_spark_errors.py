@@ -82,9 +82,11 @@ def summary(error: BaseException, max_chars: int = _MAX_CHARS) -> str:
         r"Traceback \(most recent call last\):.*?(?=\n\n|\n\s+at |\Z)", text, re.DOTALL
     )
     lines = [line for line in text.splitlines() if line.strip() and not _is_java_frame(line)]
-    head = lines[0] if lines else type(error).__name__
-    body = python[0] if python else "\n".join(lines[1:])
-    joined = f"{head}\n{body}".strip() if max_chars >= _MAX_CHARS else head
+    if max_chars < _MAX_CHARS:  # one line
+        joined = " ".join(line.strip() for line in lines) or type(error).__name__
+    else:
+        head = lines[0] if lines else type(error).__name__
+        joined = f"{head}\n{python[0] if python else chr(10).join(lines[1:])}".strip()
     return joined if len(joined) <= max_chars else joined[: max_chars - 1] + "…"
 
 

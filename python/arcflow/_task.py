@@ -21,9 +21,16 @@ from . import _executor, errors
 
 # The row that each task returns; `result` is what the node returned, pickled.
 ROW_SCHEMA = "rank bigint, outcome string, result binary"
+# How a feeder's failure begins when Spark could not compute the rows.
+INPUT_ENDED = "Spark ended the rows of this task early"
 _WAIT_S = 1.0
+_INPUT_ENDED_WAIT_S = 3.0
 _REACH_TIMEOUT_S = 3.0
 _MARK = re.compile(r"\[\[arcflow (\w+) ([A-Za-z0-9+/=]*)\]\]")
+
+
+class _InputEndedError(Exception):
+    """Spark's stream of rows broke off."""
 
 
 @dataclasses.dataclass
@@ -186,6 +193,10 @@ def _drive(plan: Plan, config: dict[str, Any], batches: Iterable[Any]) -> tuple[
             _feed(link, plan, batches)
         except errors.UnavailableError:
             pass  # the agent is gone; wait() says how
+        except _InputEndedError as error:  # Spark tells the driver why, better than we could
+            link.abort("ABORTED", f"{INPUT_ENDED}: {error}", "")
+            link.wait(_INPUT_ENDED_WAIT_S)  # the task has failed; nobody would end us
+            raise
         except Exception as error:  # becomes the failure of this node
             code = getattr(error, "code", "UNKNOWN")
             link.abort(code, f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -216,7 +227,7 @@ def _feed(link: Any, plan: Plan, batches: Iterable[Any]) -> None:
     if not names:  # the rows of spark.range() only make the tasks
         return
     wanted = set(names)
-    for batch in batches:
+    for batch in _from_spark(batches):
         for name, part in split(batch, plan) if plan.tagged else ((names[0], batch),):
             if name in wanted and part.num_rows and not link.write(name, part):
                 wanted.discard(name)
@@ -224,6 +235,18 @@ def _feed(link: Any, plan: Plan, batches: Iterable[Any]) -> None:
             break
     for name in names:
         link.end(name)
+
+
+def _from_spark(batches: Iterable[Any]) -> Iterator[Any]:
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # the stream from the JVM broke off
+            raise _InputEndedError(f"{type(error).__name__}: {error}") from error
+        yield batch
 
 
 def split(batch: Any, plan: Plan) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from .feed import plan_feeds
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _REMAINDERS = ("pad", "drop", "refuse", "partial")
 _MIN_FEED_MEMORY = 1 << 20
+_ROW_COUNTS = ("fed", "used", "padded", "dropped", "unfinished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Result:
     values
         What the function returned in each node, by rank.
     rows
-        For each feed: rows ``fed``, ``used``, ``padded`` and ``dropped`` over all passes and nodes,
-        and ``nodes``, a list with the same for each rank and its passes.
+        For each feed: rows ``fed``; rows ``used``, ``padded`` and ``dropped`` in all passes that
+        were read to their end; rows taken in passes left ``unfinished`` (Keras looks at a batch
+        before it trains); and ``nodes``, the same for each rank with its ``passes``.
     metrics
         ``nodes``: counters, times and memory of each rank, as its agent measured them.
     """
@@ -219,19 +221,19 @@ def _result(outcomes: list[_run.NodeOutcome]) -> Result:
     rows: dict[str, dict[str, Any]] = {}
     for one in outcomes:
         for name, feed in (one.outcome.get("rows") or {}).items():
-            passes = feed.get("passes") or []
-            node = {
-                "fed": feed.get("rows", 0),
-                **{
-                    key: sum(p.get(key, 0) for p in passes) for key in ("used", "padded", "dropped")
-                },
-                "passes": passes,
-            }
-            total = rows.setdefault(
-                name, {"fed": 0, "used": 0, "padded": 0, "dropped": 0, "nodes": []}
-            )
-            for key in ("fed", "used", "padded", "dropped"):
+            node = _rows_of_node(feed)
+            total = rows.setdefault(name, {**dict.fromkeys(_ROW_COUNTS, 0), "nodes": []})
+            for key in _ROW_COUNTS:
                 total[key] += node[key]
             total["nodes"].append(node)
     metrics = {"nodes": [one.outcome.get("metrics") or {} for one in outcomes]}
     return Result(values, rows, metrics)
+
+
+def _rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
+    """Sum the passes that one node made over one feed."""
+    passes = list(feed.get("passes") or ())
+    whole = [one for one in passes if one.get("complete")]
+    counts = {key: sum(one.get(key, 0) for one in whole) for key in ("used", "padded", "dropped")}
+    unfinished = sum(one.get("used", 0) for one in passes if not one.get("complete"))
+    return {"fed": feed.get("rows", 0), **counts, "unfinished": unfinished, "passes": passes}

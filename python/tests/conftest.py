@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import spark_testing
 
-spark_testing.prepare_environment()
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="arc-pytest-", ignore_cleanup_errors=True)
+spark_testing.prepare_environment(_TEMPORARY.name)
 
 
 @pytest.fixture(scope="session")

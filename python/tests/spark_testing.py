@@ -46,8 +46,12 @@ def on(*kinds: str) -> Any:
     return mark
 
 
-def prepare_environment() -> None:
-    """Set what Spark's processes, and so the agents and nodes, inherit."""
+def prepare_environment(temporary: str) -> None:
+    """Set what Spark's processes, and so the agents and nodes, inherit.
+
+    `temporary` is their folder for temporary files, so that what is left there is ours.
+    """
+    os.environ["TMPDIR"] = tempfile.tempdir = temporary
     os.environ.setdefault(MARK, uuid.uuid4().hex)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYTHONPATH"] = SOURCE
@@ -63,13 +67,15 @@ def free_port() -> int:
 
 
 def wait_for(condition: Any, timeout_s: float, what: str) -> Any:
+    """What `condition` returns once it is true; generous, because test machines can be very busy."""
+    timeout_s *= 4
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.1)
-    raise TimeoutError(f"{what} did not happen within {timeout_s} s")
+    raise TimeoutError(f"{what} did not happen within {timeout_s} s; {agents_and_nodes()}")
 
 
 def accepts(port: int) -> bool:
@@ -273,7 +279,7 @@ def arcflow_memfds() -> list[str]:
 def named_leftovers(*folders: Path) -> list[str]:
     """Files of Arcflow in shared memory, the temporary folder and the folders given."""
     found = glob.glob("/dev/shm/*arcflow*")
-    found += glob.glob(os.path.join(tempfile.gettempdir(), "arcflow*"))
+    found += glob.glob(os.path.join(tempfile.gettempdir(), "*arcflow*"))
     for folder in folders:
         found += [str(path) for path in folder.rglob("*arcflow*")]
     return found

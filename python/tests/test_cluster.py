@@ -290,6 +290,33 @@ def test_local_cluster(spark, cluster):
     assert sorted(i for v in result.values for i in v[1]) == list(range(300))
 
 
+@on("connect")
+class TestClientThatExecutorsCannotReach:
+    """Rank 0 hosts the coordinator then, and the rows of the job tell the rest."""
+
+    @pytest.fixture
+    def unreachable(self, spark):
+        hidden = {"host": "203.0.113.7", "bind_host": "127.0.0.1"}  # documentation's network
+        with Cluster(spark, size=2, progress=False, **hidden) as two:
+            yield two
+
+    def test_runs(self, spark, unreachable):
+        args = {"passes": 2, "batch_size": 16}
+        result = unreachable.run(read_ids, data=numbered(spark, 100), args=args)
+        assert sorted(i for v in result.values for i in v[1]) == list(range(100))
+
+    def test_names_the_node_that_failed_first(self, spark, unreachable):
+        def raise_in_1(ctx):
+            import time
+
+            if ctx.rank == 1:
+                raise ValueError("bad label")
+            time.sleep(600)
+
+        with pytest.raises(errors.NodeFailedError, match=r"worker:0 .*ValueError: bad label"):
+            unreachable.run(raise_in_1)
+
+
 def train(ctx):
     import keras
 

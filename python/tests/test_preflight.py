@@ -10,7 +10,7 @@ import spark_testing
 from spark_testing import on
 
 import arcflow
-from arcflow import Cluster, errors, preflight
+from arcflow import Cluster, _executor, errors, preflight
 
 
 def no_node_started():
@@ -111,6 +111,33 @@ def test_dynamic_allocation_is_refused_with_the_setting_to_change(spark, monkeyp
     monkeypatch.setattr(spark.sparkContext, "getConf", lambda: conf)
     with pytest.raises(errors.FailedPreconditionError, match=r"dynamicAllocation\.enabled=false"):
         preflight.check_slots(spark, 2)
+
+
+@on("local")
+@pytest.mark.parametrize(
+    ("package", "version", "message"),
+    [
+        ("tensorflow", "2.20.0", r"tensorflow differs: driver 2\.20\.0, rank 0 "),
+        ("python", "3.9.1", r"python differs: driver 3\.9\.1, rank 0 "),
+        ("arcflow", "0.0.0", r"on an executor, 0\.0\.0 in the driver: install the same version"),
+    ],
+)
+def test_another_version_than_the_drivers_is_refused_before_a_node_starts(
+    spark, monkeypatch, tmp_path, package, version, message
+):
+    mine = {**_executor.versions(), package: version}
+    monkeypatch.setattr(_executor, "versions", lambda: mine)  # in the driver only
+
+    def leave_a_trace(ctx):
+        from pathlib import Path
+
+        Path(ctx.args).touch()
+
+    trace = tmp_path / "trace"
+    cluster = Cluster(spark, size=2, progress=False)
+    with pytest.raises(errors.FailedPreconditionError, match=message):
+        cluster.run(leave_a_trace, args=str(trace))
+    assert not trace.exists()
 
 
 @on("local")
