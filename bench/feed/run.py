@@ -12,7 +12,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # executors and nodes import what is measured from here
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    sys.path[:2]
+)  # executors and nodes import what is measured from here
 
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
 

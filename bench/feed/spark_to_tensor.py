@@ -62,7 +62,10 @@ def measure(repeats: int) -> list[Row]:
         ),
     }
     rows = []
-    with two_executors(memory_mib=4096) as spark, arcflow.Cluster(spark, size=2) as cluster:
+    with (
+        two_executors(memory_mib=4096) as spark,
+        arcflow.Cluster(spark, size=2, feed_memory="256m") as cluster,
+    ):
         for name, (expression, raw, each) in kinds.items():
             frame = cached_rows(spark, expression, each)
 

@@ -68,7 +68,7 @@ def free_port() -> int:
 
 def wait_for(condition: Any, timeout_s: float, what: str) -> Any:
     """What `condition` returns once it is true; generous, because test machines can be very busy."""
-    timeout_s *= 4
+    timeout_s *= 2
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = condition()

@@ -12,7 +12,8 @@
 
 namespace arcflow {
 
-/// Numbers are those of google.rpc.Code and therefore of TF_Code; a border converts by a checked cast.
+/// Numbers are those of google.rpc.Code and therefore of TF_Code; a border converts by a checked
+/// cast.
 enum class Code : int {
   kOk = 0,
   kCancelled = 1,
@@ -33,14 +34,15 @@ enum class Code : int {
   kUnauthenticated = 16,
 };
 
-/// The upper-case name that google.rpc uses, e.g. "INVALID_ARGUMENT"; Python's ArcflowError.code holds the same text.
+/// The upper-case name that google.rpc uses, e.g. "INVALID_ARGUMENT"; Python's ArcflowError.code
+/// holds the same text.
 std::string_view CodeName(Code code);
 
 /// The code of that name; kUnknown for any other text.
 Code CodeFromName(std::string_view name);
 
-/// Outcome of a fallible call. OK is a null pointer, so success allocates nothing. Copies share the message.
-/// Threads: immutable after construction.
+/// Outcome of a fallible call. OK is a null pointer, so success allocates nothing. Copies share the
+/// message. Threads: immutable after construction.
 class [[nodiscard]] Status {
  public:
   Status() = default;
@@ -52,7 +54,9 @@ class [[nodiscard]] Status {
 
   bool ok() const { return rep_ == nullptr; }
   Code code() const { return rep_ ? rep_->code : Code::kOk; }
-  std::string_view message() const { return rep_ ? std::string_view(rep_->message) : std::string_view(); }
+  std::string_view message() const {
+    return rep_ ? std::string_view(rep_->message) : std::string_view();
+  }
   /// "OK" or "CODE_NAME: message".
   std::string ToString() const;
   /// The same code with `context: ` put before the message; OK stays OK.
@@ -83,8 +87,11 @@ Status Unauthenticated(std::string message);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : v_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor): `return value;`
-  Result(Status status) : v_(std::in_place_index<1>, std::move(status)) {  // NOLINT(google-explicit-constructor)
+  Result(T value)
+      : v_(std::in_place_index<0>, std::move(value)) {
+  }  // NOLINT(google-explicit-constructor): `return value;`
+  Result(Status status)
+      : v_(std::in_place_index<1>, std::move(status)) {  // NOLINT(google-explicit-constructor)
     if (std::get<1>(v_).ok()) std::get<1>(v_) = Internal("Result made from an OK status");
   }
 
@@ -113,8 +120,8 @@ class [[nodiscard]] Result {
   if (::arcflow::Status arc_status_ = (expr); !arc_status_.ok()) return arc_status_
 /// `ARC_ASSIGN(auto x, MakeX());` declares or assigns x, or returns the Status.
 // NOLINTBEGIN(bugprone-macro-parentheses): `lhs` may be a declaration
-#define ARC_ASSIGN(lhs, expr)                                                        \
-  auto ARC_CONCAT(arc_result_, __LINE__) = (expr);                                  \
+#define ARC_ASSIGN(lhs, expr)                                                                     \
+  auto ARC_CONCAT(arc_result_, __LINE__) = (expr);                                                \
   if (!ARC_CONCAT(arc_result_, __LINE__).ok()) return ARC_CONCAT(arc_result_, __LINE__).status(); \
   lhs = std::move(ARC_CONCAT(arc_result_, __LINE__)).value()
 // NOLINTEND(bugprone-macro-parentheses)

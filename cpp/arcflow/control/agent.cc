@@ -28,7 +28,8 @@ using nlohmann::json;
 namespace {
 
 constexpr double kConfigTimeout_s = 60;
-constexpr std::chrono::milliseconds kBeatDelay{20};  // how long changes of rows may gather before they are told
+constexpr std::chrono::milliseconds kBeatDelay{
+    20};  // how long changes of rows may gather before they are told
 constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::uint64_t kLinesPerSecond = 500;  // forwarded to the driver
 constexpr double kAtOnce_s = 0;
@@ -63,14 +64,22 @@ Status Agent::Watch() {
   Fd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return Status::FromErrno(errno, "signalfd");
   const int descriptor = signals.get();
-  ARC_TRY(loop_->WatchReadable(descriptor, [this, descriptor] {
-                   signalfd_siginfo info{};
-                   if (::read(descriptor, &info, sizeof info) == sizeof info) OnSignal(static_cast<int>(info.ssi_signo));
-                   return true;
-                 }).status());
+  ARC_TRY(loop_
+              ->WatchReadable(descriptor,
+                              [this, descriptor] {
+                                signalfd_siginfo info{};
+                                if (::read(descriptor, &info, sizeof info) == sizeof info)
+                                  OnSignal(static_cast<int>(info.ssi_signo));
+                                return true;
+                              })
+              .status());
   pidfds_.push_back(std::move(signals));
-  ARC_TRY(loop_->WatchReadable(kAgentStdin, [this] { return OnStdin(); }).status().WithContext("standard input"));
-  ARC_TRY(loop_->WatchReadable(feeder_.get(), [this] { return OnFeederPacket(); }).status().WithContext("descriptor 3"));
+  ARC_TRY(loop_->WatchReadable(kAgentStdin, [this] { return OnStdin(); })
+              .status()
+              .WithContext("standard input"));
+  ARC_TRY(loop_->WatchReadable(feeder_.get(), [this] { return OnFeederPacket(); })
+              .status()
+              .WithContext("descriptor 3"));
   return WatchFeeder();
 }
 
@@ -83,10 +92,13 @@ Status Agent::WatchFeeder() {
   if (peer.pid <= 0) return Status::Ok();  // of another pid namespace: standard input has to do
   auto pidfd = OpenPidfd(peer.pid);
   if (!pidfd.ok()) return pidfd.status().WithContext("the feeder");
-  ARC_TRY(loop_->WatchReadable(pidfd->get(), [this] {
-                   OnFeederGone("its process ended");
-                   return false;
-                 }).status());
+  ARC_TRY(loop_
+              ->WatchReadable(pidfd->get(),
+                              [this] {
+                                OnFeederGone("its process ended");
+                                return false;
+                              })
+              .status());
   pidfds_.push_back(std::move(*pidfd));
   return Status::Ok();
 }
@@ -118,11 +130,15 @@ void Agent::HandleFeederPacket(net::Message& message) {
   if (message.op == "abort") return OnAbort(*message.body);
   if (!service_) {  // the outcome is out, or there never was a run
     if (message.op == "acquire") {
-      SendToFeeder({{"op", "refused"}, {"code", CodeName(Code::kCancelled)}, {"message", "the node has ended"}}, {});
+      SendToFeeder({{"op", "refused"},
+                    {"code", CodeName(Code::kCancelled)},
+                    {"message", "the node has ended"}},
+                   {});
     }
     return;
   }
-  if (Status status = service_->OnFeederPacket(*message.body, std::move(message.fds)); !status.ok()) {
+  if (Status status = service_->OnFeederPacket(*message.body, std::move(message.fds));
+      !status.ok()) {
     Failure failure;
     failure.cause = cause::kFeeder;
     failure.message = "the feeder broke the protocol: " + std::string(status.message());
@@ -142,7 +158,8 @@ void Agent::OnAbort(const json& body) {
 
 void Agent::SendToFeeder(const json& packet, const std::vector<int>& fds) {
   if (feeder_gone_) return;
-  if (Status status = net::SendPacket(feeder_.get(), packet, fds, Deadline::After(kSendTimeout)); !status.ok()) {
+  if (Status status = net::SendPacket(feeder_.get(), packet, fds, Deadline::After(kSendTimeout));
+      !status.ok()) {
     Log(LogLevel::kWarning, "a packet to the feeder was lost: " + status.ToString());
   }
 }
@@ -178,16 +195,21 @@ Status Agent::Configure(net::Message& message) {
   options.local_dirs = config_.local_dirs;
   feed::FeedService::Callbacks callbacks;
   callbacks.send_to_feeder = [this](const json& packet) { SendToFeeder(packet, {}); };
-  callbacks.rows_changed = [this](const std::string& feed) { ScheduleBeat(service_ && service_->Local(feed).ended); };
+  callbacks.rows_changed = [this](const std::string& feed) {
+    ScheduleBeat(service_ && service_->Local(feed).ended);
+  };
   service_ = std::make_unique<feed::FeedService>(std::move(options), std::move(callbacks));
   ARC_ASSIGN(port_, HeldPort::Reserve(config_.host));
   if (config_.jvm_pid == 0) return Status::Ok();
   auto pidfd = OpenPidfd(static_cast<pid_t>(config_.jvm_pid));
   if (!pidfd.ok()) return pidfd.status().WithContext("the executor's JVM");
-  ARC_TRY(loop_->WatchReadable(pidfd->get(), [this] {
-                   OnExecutorGone();
-                   return false;
-                 }).status());
+  ARC_TRY(loop_
+              ->WatchReadable(pidfd->get(),
+                              [this] {
+                                OnExecutorGone();
+                                return false;
+                              })
+              .status());
   pidfds_.push_back(std::move(*pidfd));
   return Status::Ok();
 }
@@ -249,7 +271,9 @@ void Agent::Join() {
   loop_->Every(std::chrono::seconds(1), [this] {
     lines_this_second_ = 0;
     if (const auto n = std::exchange(lines_left_out_, 0); n > 0) {
-      session_->Send({{"op", "log"}, {"line", "(" + std::to_string(n) + " lines are only in the executor's log)"}});
+      session_->Send(
+          {{"op", "log"},
+           {"line", "(" + std::to_string(n) + " lines are only in the executor's log)"}});
     }
   });
 }
@@ -268,7 +292,10 @@ void Agent::OnStart(std::vector<Member> cluster) {
 }
 
 std::string Agent::NodeConfig(const std::vector<Member>& cluster) const {
-  json config{{"role", config_.role}, {"rank", config_.rank}, {"size", config_.size}, {"index", config_.index},
+  json config{{"role", config_.role},
+              {"rank", config_.rank},
+              {"size", config_.size},
+              {"index", config_.index},
               {"run_id", config_.run_id}};
   std::map<std::string, std::map<int, std::string>> by_role;
   for (const Member& m : cluster) by_role[m.role][m.index] = m.host + ":" + std::to_string(m.port);
@@ -285,6 +312,7 @@ Status Agent::StartNode(const std::vector<Member>& cluster) {
   NodeProcess::Options options;
   options.argv = config_.python;
   options.env = config_.env;
+  options.env[kNodeMarkVariable] = NodeMark(config_.run_id, config_.rank, ::getpid());
   options.cwd = config_.cwd;
   options.config_json = NodeConfig(cluster);
   options.payload_fd = payload_.get();
@@ -294,7 +322,8 @@ Status Agent::StartNode(const std::vector<Member>& cluster) {
   options.log.max_lines = config_.log_tail_lines;
   options.log.copy_fd = STDERR_FILENO;
   options.log.copy_prefix = "[arcflow " + std::to_string(config_.rank) + "] ";
-  if (config_.forward_log) options.log.on_line = [this](std::string_view line) { ForwardLine(line); };
+  if (config_.forward_log)
+    options.log.on_line = [this](std::string_view line) { ForwardLine(line); };
   ARC_ASSIGN(node_, NodeProcess::Start(*loop_, std::move(options), NodeCallbacks()));
   Mark("node_spawned");
   SendToFeeder({{"op", "node"}, {"pid", node_->pid()}}, {});
@@ -304,8 +333,12 @@ Status Agent::StartNode(const std::vector<Member>& cluster) {
 NodeProcess::Callbacks Agent::NodeCallbacks() {
   NodeProcess::Callbacks callbacks;
   callbacks.on_hello = [this] { Mark("node_hello"); };
-  callbacks.on_reader = [this](const std::string& feed, Fd socket) { OnReader(feed, std::move(socket)); };
-  callbacks.on_log = [this](std::string text) { session_->Send({{"op", "log"}, {"line", std::move(text)}}); };
+  callbacks.on_reader = [this](const std::string& feed, Fd socket) {
+    OnReader(feed, std::move(socket));
+  };
+  callbacks.on_log = [this](std::string text) {
+    session_->Send({{"op", "log"}, {"line", std::move(text)}});
+  };
   callbacks.on_progress = [this](const json& progress) {
     session_->Send({{"op", "progress"}, {"progress", progress}});
   };
@@ -327,7 +360,8 @@ void Agent::OnReader(const std::string& feed, Fd socket) {
     return;
   }
   const int fd = *descriptor;
-  (void)!loop_->WatchReadable(fd, [this, fd] { return service_ && service_->OnReaderReadable(fd); }).ok();
+  (void)!loop_->WatchReadable(fd, [this, fd] { return service_ && service_->OnReaderReadable(fd); })
+      .ok();
 }
 
 void Agent::ForwardLine(std::string_view line) {

@@ -49,20 +49,21 @@ void Agent::OnFeederGone(const std::string& how) {
 }
 
 void Agent::OnExecutorGone() {
+  if (phase_ == Phase::kConfig || phase_ == Phase::kLingering)
+    return OnFeederGone("its executor died");
   Failure failure;
   failure.cause = cause::kExecutorLost;
   failure.message = "the executor's JVM, process " + std::to_string(config_.jvm_pid) + ", died";
   Fail(std::move(failure), kAtOnce_s);
-  if (phase_ == Phase::kLingering) OnFeederGone("its executor died");
 }
 
 void Agent::OnSignal(int signal) {
+  if (phase_ == Phase::kConfig || phase_ == Phase::kLingering)
+    return OnFeederGone("the agent was told to end");
   Failure failure;
   failure.cause = cause::kAgentLost;
   failure.message = "the agent was told to end by " + SignalName(signal);
   Fail(std::move(failure), kAtOnce_s);
-  if (phase_ == Phase::kLingering || phase_ == Phase::kConfig)
-    OnFeederGone("the agent was told to end");
 }
 
 void Agent::Fail(Failure failure, double grace_s) {

@@ -29,7 +29,8 @@ using nlohmann::json;
 namespace {
 
 constexpr std::chrono::seconds kSendTimeout{30};
-constexpr std::chrono::seconds kDeathTimeout{2};   // from the end of its socket to the end of its process
+constexpr std::chrono::seconds kDeathTimeout{
+    2};  // from the end of its socket to the end of its process
 constexpr std::chrono::seconds kDefaultClose{5};
 constexpr std::size_t kMaxDrops = 65536;
 
@@ -75,12 +76,14 @@ Status StatusFromJson(const json& body) {
 struct FeederLink::Impl {
   std::mutex mutex;  // everything below but the atomics
   ChildProcess agent;
-  Fd input;   // the agent's standard input; closing it ends the agent
+  Fd input;  // the agent's standard input; closing it ends the agent
   Fd socket;
-  std::optional<Request> outstanding;  // sent, not answered; a caller whose deadline passed may come back for it
+  std::optional<Request>
+      outstanding;  // sent, not answered; a caller whose deadline passed may come back for it
   std::map<std::string, Grant> granted;  // answered after its caller had gone
   std::optional<Outcome> outcome;
   Status dead;
+  std::string node_mark;  // in the environment of all that the node started
   std::atomic<pid_t> pid{0};
   std::atomic<pid_t> node_pid{0};
   std::atomic<std::uint64_t> acquires{0};
@@ -94,6 +97,7 @@ struct FeederLink::Impl {
   Status Receive(Deadline deadline, std::optional<Grant>* grant);
   Status TakeOutcome(net::Message& message);
   Status Died();
+  void KillNode();
   Status Ready() const;
   Result<Grant> Acquire(const std::string& feed, std::size_t min_bytes, Deadline deadline);
   void Close(Deadline deadline);
@@ -126,14 +130,18 @@ Status FeederLink::Impl::SendConfig(const std::string& config, const std::string
   return Send({{"op", "config"}}, {document.get(), bytes.get()});
 }
 
-Result<std::unique_ptr<FeederLink>> FeederLink::Launch(const std::string& agent_path, const std::string& config_json,
+Result<std::unique_ptr<FeederLink>> FeederLink::Launch(const std::string& agent_path,
+                                                       const std::string& config_json,
                                                        const std::string& payload) {
   const json config = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
   if (config.is_discarded()) return InvalidArgument("the agent's configuration is not JSON");
-  ARC_TRY(AgentConfig::FromJson(config).status());
-  if (::access(agent_path.c_str(), X_OK) != 0) return Status::FromErrno(errno, "the agent " + agent_path);
+  ARC_ASSIGN(const AgentConfig checked, AgentConfig::FromJson(config));
+  if (::access(agent_path.c_str(), X_OK) != 0)
+    return Status::FromErrno(errno, "the agent " + agent_path);
   auto impl = std::make_unique<Impl>();
   ARC_TRY(impl->Spawn(agent_path));
+  impl->node_mark =
+      std::string(kNodeMarkVariable) + "=" + NodeMark(checked.run_id, checked.rank, impl->pid);
   ARC_TRY(impl->SendConfig(config_json, payload));
   return std::unique_ptr<FeederLink>(new FeederLink(std::move(impl)));
 }
@@ -198,19 +206,29 @@ Status FeederLink::Impl::TakeOutcome(net::Message& message) {
 Status FeederLink::Impl::Died() {
   if (!dead.ok()) return dead;
   const auto end = agent.Wait(Deadline::After(kDeathTimeout));
-  if (!end) agent.SignalGroup(SIGKILL);  // it closed its socket and yet lives: no good can come of it
-  if (const pid_t node = node_pid; node > 1) ::kill(-node, SIGKILL);
+  if (!end)
+    agent.SignalGroup(SIGKILL);  // it closed its socket and yet lives: no good can come of it
+  KillNode();
   dead = Unavailable("the agent of this node ended before it told the outcome" +
                      (end ? ": " + end->ToString() : std::string()));
   return dead;
 }
 
-Result<feed::SegmentSource::Grant> FeederLink::Impl::Acquire(const std::string& feed, std::size_t min_bytes,
+/// What an agent that was killed could not end: the kernel kills its node, but not what the node
+/// started.
+void FeederLink::Impl::KillNode() {
+  if (const pid_t node = node_pid; node > 1) ::kill(-node, SIGKILL);
+  KillMarked(node_mark, Deadline::After(kDeathTimeout));
+}
+
+Result<feed::SegmentSource::Grant> FeederLink::Impl::Acquire(const std::string& feed,
+                                                             std::size_t min_bytes,
                                                              Deadline deadline) {
   for (;;) {
     ARC_TRY(Ready());
     if (const auto it = granted.find(feed); it != granted.end()) {
-      if (it->second.size_bytes < min_bytes) return FailedPrecondition("an earlier, smaller grant of this feed is still unused");
+      if (it->second.size_bytes < min_bytes)
+        return FailedPrecondition("an earlier, smaller grant of this feed is still unused");
       Grant grant = std::move(it->second);
       granted.erase(it);
       return grant;
@@ -221,12 +239,14 @@ Result<feed::SegmentSource::Grant> FeederLink::Impl::Acquire(const std::string& 
     }
     std::optional<Grant> grant;
     ARC_TRY(Receive(deadline, &grant));
-    if (grant) granted[std::exchange(outstanding, std::nullopt).value_or(Request{feed, 0}).feed] = std::move(*grant);
+    if (grant)
+      granted[std::exchange(outstanding, std::nullopt).value_or(Request{feed, 0}).feed] =
+          std::move(*grant);
   }
 }
 
-Result<feed::SegmentSource::Grant> FeederLink::Acquire(const std::string& feed, std::size_t min_bytes,
-                                                       Deadline deadline) {
+Result<feed::SegmentSource::Grant> FeederLink::Acquire(const std::string& feed,
+                                                       std::size_t min_bytes, Deadline deadline) {
   const auto start = Deadline::Clock::now();
   const std::lock_guard lock(impl_->mutex);
   auto grant = impl_->Acquire(feed, min_bytes, deadline);
@@ -235,13 +255,19 @@ Result<feed::SegmentSource::Grant> FeederLink::Acquire(const std::string& feed, 
   return grant;
 }
 
-Status FeederLink::Publish(const std::string& feed, const Grant& grant, std::size_t rows, bool closed, int fd) {
+Status FeederLink::Publish(const std::string& feed, const Grant& grant, std::size_t rows,
+                           bool closed, int fd) {
   const std::lock_guard lock(impl_->mutex);
   ARC_TRY(impl_->Ready());
   ++impl_->publishes;
   std::vector<int> fds;
   if (fd >= 0) fds.push_back(fd);
-  return impl_->Send({{"op", "publish"}, {"feed", feed}, {"buffer", grant.buffer}, {"rows", rows}, {"closed", closed}}, fds);
+  return impl_->Send({{"op", "publish"},
+                      {"feed", feed},
+                      {"buffer", grant.buffer},
+                      {"rows", rows},
+                      {"closed", closed}},
+                     fds);
 }
 
 Status FeederLink::End(const std::string& feed) {
@@ -250,7 +276,8 @@ Status FeederLink::End(const std::string& feed) {
   return impl_->Send({{"op", "end"}, {"feed", feed}}, {});
 }
 
-Status FeederLink::Abort(const std::string& code, const std::string& message, const std::string& traceback) {
+Status FeederLink::Abort(const std::string& code, const std::string& message,
+                         const std::string& traceback) {
   const std::lock_guard lock(impl_->mutex);
   ARC_TRY(impl_->Ready());
   return impl_->Send({{"op", "abort"},
@@ -281,9 +308,7 @@ void FeederLink::Impl::Close(Deadline deadline) {
   const auto end = agent.Wait(deadline);
   agent.SignalGroup(SIGKILL);
   if (!end) agent.Wait(Deadline::Infinite());
-  // A node outlives its agent only when the agent was killed; then its group is ours to end.
-  const bool orderly = end && end->ok();
-  if (const pid_t node = node_pid; node > 1 && !orderly) ::kill(-node, SIGKILL);
+  if (!end || !end->ok()) KillNode();
   if (dead.ok()) dead = Unavailable("the agent was closed");
   agent = ChildProcess();
 }

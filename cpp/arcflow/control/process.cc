@@ -48,7 +48,8 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
 struct SpawnSetup {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
-  std::vector<Fd> spare;  // copies out of the way, so that no dup2 overwrites a source that is still needed
+  std::vector<Fd>
+      spare;  // copies out of the way, so that no dup2 overwrites a source that is still needed
 
   SpawnSetup() {
     posix_spawn_file_actions_init(&actions);
@@ -62,10 +63,10 @@ struct SpawnSetup {
   }
 
   Status Prepare(const SpawnOptions& options) {
-    for (const auto& [ours, childs] : options.fds) {
+    for (const auto& [ours, target] : options.fds) {
       Fd copy(::fcntl(ours, F_DUPFD_CLOEXEC, kFirstSpareFd));
       if (!copy.valid()) return Status::FromErrno(errno, "cannot hand a descriptor to a child");
-      posix_spawn_file_actions_adddup2(&actions, copy.get(), childs);
+      posix_spawn_file_actions_adddup2(&actions, copy.get(), target);
       spare.push_back(std::move(copy));
     }
     if (!options.cwd.empty()) posix_spawn_file_actions_addchdir_np(&actions, options.cwd.c_str());
@@ -76,8 +77,9 @@ struct SpawnSetup {
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, static_cast<short>(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-                                                             POSIX_SPAWN_SETSIGDEF));
+    posix_spawnattr_setflags(
+        &attributes,
+        static_cast<short>(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
     return Status::Ok();
   }
 };
@@ -94,16 +96,34 @@ pid_t ParentOf(pid_t pid) {
   return std::sscanf(stat.c_str() + close + 1, " %c %d", &state, &parent) == 2 ? parent : 0;
 }
 
-std::vector<pid_t> ChildrenOfSelf() {
-  std::vector<pid_t> children;
+std::vector<pid_t> AllProcesses() {
+  std::vector<pid_t> pids;
   std::error_code error;
-  for (std::filesystem::directory_iterator it("/proc", error), end; !error && it != end; it.increment(error)) {
+  for (std::filesystem::directory_iterator it("/proc", error), end; !error && it != end;
+       it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    const pid_t pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
+    pids.push_back(static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10)));
+  }
+  return pids;
+}
+
+std::vector<pid_t> ChildrenOfSelf() {
+  std::vector<pid_t> children;
+  for (const pid_t pid : AllProcesses()) {
     if (ParentOf(pid) == ::getpid()) children.push_back(pid);
   }
   return children;
+}
+
+/// Whether `assignment` is among the variables; another user's process, or one that has just ended,
+/// shows none.
+bool HasVariable(pid_t pid, const std::string& assignment) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/environ");
+  for (std::string variable; std::getline(file, variable, '\0');) {
+    if (variable == assignment) return true;
+  }
+  return false;
 }
 
 bool StartsWithAny(std::string_view text, const std::vector<std::string>& prefixes) {
@@ -140,8 +160,8 @@ Result<ChildProcess> ChildProcess::Spawn(const SpawnOptions& options) {
   std::vector<char*> argv = Pointers(options.argv);
   std::vector<char*> env = Pointers(options.env);
   pid_t pid = 0;
-  const int error =
-      ::posix_spawn(&pid, options.file.c_str(), &setup.actions, &setup.attributes, argv.data(), env.data());
+  const int error = ::posix_spawn(&pid, options.file.c_str(), &setup.actions, &setup.attributes,
+                                  argv.data(), env.data());
   if (error != 0) return Status::FromErrno(error, "cannot start " + options.file);
   auto pidfd = OpenPidfd(pid);
   if (!pidfd.ok()) {
@@ -154,7 +174,9 @@ Result<ChildProcess> ChildProcess::Spawn(const SpawnOptions& options) {
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
-    : pid_(std::exchange(other.pid_, 0)), pidfd_(std::move(other.pidfd_)), end_(std::exchange(other.end_, {})) {}
+    : pid_(std::exchange(other.pid_, 0)),
+      pidfd_(std::move(other.pidfd_)),
+      end_(std::exchange(other.end_, {})) {}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
   if (this != &other) {
@@ -212,8 +234,9 @@ ExitStatus ChildProcess::Stop(Deadline grace) {
   return Wait(Deadline::Infinite()).value_or(ExitStatus{255, 0});
 }
 
-std::vector<std::string> EnvironmentWith(const std::vector<std::pair<std::string, std::string>>& set,
-                                         const std::vector<std::string>& drop_prefixes) {
+std::vector<std::string> EnvironmentWith(
+    const std::vector<std::pair<std::string, std::string>>& set,
+    const std::vector<std::string>& drop_prefixes) {
   std::vector<std::string> result;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
@@ -243,6 +266,23 @@ int KillDescendants(pid_t spare, Deadline deadline) {
   }
 }
 
+int KillMarked(const std::string& assignment, Deadline deadline) {
+  int killed = 0;
+  for (;;) {
+    bool left = false;
+    for (const pid_t pid : AllProcesses()) {
+      if (pid == ::getpid()) continue;
+      const auto pidfd =
+          OpenPidfd(pid);  // before the look, so that what is killed is what was looked at
+      if (!pidfd.ok() || !HasVariable(pid, assignment)) continue;
+      left = true;
+      if (::syscall(SYS_pidfd_send_signal, pidfd->get(), SIGKILL, nullptr, 0) == 0) ++killed;
+    }
+    if (!left || deadline.expired()) return killed;
+    ::poll(nullptr, 0, static_cast<int>(kReapPause.count()));
+  }
+}
+
 std::uint64_t ResidentBytes(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/statm");
   std::uint64_t size = 0;
@@ -258,7 +298,8 @@ int ExecWithParent(pid_t expected_parent, char* const argv[]) {
   if (::getppid() != expected_parent) return kGone;  // it died before the signal was armed
   ::execvp(argv[0], argv);
   const int error = errno;
-  const std::string text = std::string("cannot start ") + argv[0] + ": " + std::strerror(error) + "\n";
+  const std::string text =
+      std::string("cannot start ") + argv[0] + ": " + std::strerror(error) + "\n";
   (void)!::write(STDERR_FILENO, text.data(), text.size());
   return kNoExec;
 }

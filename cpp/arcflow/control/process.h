@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Process: starts a child in a process group of its own, waits for it by pidfd, ends it and all it started.
+// Process: starts a child in a process group of its own, waits for it by pidfd, ends it and all it
+// started.
 #pragma once
 
 #include <sys/types.h>
@@ -33,14 +34,17 @@ struct SpawnOptions {
   std::vector<std::string> argv;  // argv[0] included
   std::vector<std::string> env;   // "NAME=value", the child's whole environment
   std::string cwd;                // "" = ours
-  std::vector<std::pair<int, int>> fds;  // {ours, the child's}; everything else that is close-on-exec stays here
+  std::vector<std::pair<int, int>>
+      fds;  // {ours, the child's}; everything else that is close-on-exec stays here
 };
 
-/// One child process, leader of its own process group, with default signal handling and no signal blocked.
-/// Threads: one at a time. Lifetime: the destructor kills the group and reaps the child if nobody did.
+/// One child process, leader of its own process group, with default signal handling and no signal
+/// blocked. Threads: one at a time. Lifetime: the destructor kills the group and reaps the child if
+/// nobody did.
 class ChildProcess {
  public:
-  /// posix_spawn. Errors: NotFound, PermissionDenied, … with the file's name; the child never runs our code.
+  /// posix_spawn. Errors: NotFound, PermissionDenied, … with the file's name; the child never runs
+  /// our code.
   static Result<ChildProcess> Spawn(const SpawnOptions& options);
   ChildProcess() = default;  // none
   ChildProcess(ChildProcess&& other) noexcept;
@@ -54,10 +58,11 @@ class ChildProcess {
   std::optional<ExitStatus> TryWait();
   /// Waits for the end; std::nullopt when the deadline passed.
   std::optional<ExitStatus> Wait(Deadline deadline);
-  /// To every process of the group, also after the child itself has ended. No error when there is none left.
+  /// To every process of the group, also after the child itself has ended. No error when there is
+  /// none left.
   void SignalGroup(int signal) const;
-  /// SIGTERM to the group, SIGKILL when the child is still there at `grace`; then SIGKILL to what is left of the group.
-  /// Blocks; the child is reaped afterwards.
+  /// SIGTERM to the group, SIGKILL when the child is still there at `grace`; then SIGKILL to what
+  /// is left of the group. Blocks; the child is reaped afterwards.
   ExitStatus Stop(Deadline grace);
 
  private:
@@ -72,21 +77,31 @@ class ChildProcess {
 /// A pidfd of any process; NotFound when there is none with that pid.
 Result<Fd> OpenPidfd(pid_t pid);
 
-/// Our environment as "NAME=value", without names that start with one of `drop_prefixes`, then with `set` put over it.
-std::vector<std::string> EnvironmentWith(const std::vector<std::pair<std::string, std::string>>& set,
-                                         const std::vector<std::string>& drop_prefixes);
+/// Our environment as "NAME=value", without names that start with one of `drop_prefixes`, then with
+/// `set` put over it.
+std::vector<std::string> EnvironmentWith(
+    const std::vector<std::pair<std::string, std::string>>& set,
+    const std::vector<std::string>& drop_prefixes);
 
-/// Makes this process the parent of orphans below it, so that KillDescendants finds daemons that a node left behind.
+/// Makes this process the parent of orphans below it, so that KillDescendants finds daemons that a
+/// node left behind.
 void BecomeSubreaper();
-/// Kills and reaps every child of this process (adopted orphans included) but `spare`, until none is left or the deadline
-/// passed. For a process with no other children to keep. Returns how many were reaped.
+/// Kills and reaps every child of this process (adopted orphans included) but `spare`, until none
+/// is left or the deadline passed. For a process with no other children to keep. Returns how many
+/// were reaped.
 int KillDescendants(pid_t spare, Deadline deadline);
+
+/// Kills every process whose environment, as it was at its start, holds `assignment`
+/// ("NAME=value"), until none is left or the deadline passed: for descendants whose ancestors are
+/// gone, so that no other trace leads to them. Not this process. Returns how many were killed.
+int KillMarked(const std::string& assignment, Deadline deadline);
 
 /// Resident memory of a process in bytes, 0 when it is gone.
 std::uint64_t ResidentBytes(pid_t pid);
 
-/// Body of the trampoline between agent and node: dies with its parent, then becomes `argv`. posix_spawn cannot ask for a
-/// parent-death signal, so the child asks itself before exec. Returns only on failure, with the exit code to use.
+/// Body of the trampoline between agent and node: dies with its parent, then becomes `argv`.
+/// posix_spawn cannot ask for a parent-death signal, so the child asks itself before exec. Returns
+/// only on failure, with the exit code to use.
 int ExecWithParent(pid_t expected_parent, char* const argv[]);
 
 }  // namespace arcflow::control

@@ -76,8 +76,9 @@ TEST(ProcessTest, DescriptorsArriveUnderTheirNumbersAndNoOthers) {
   const Fd out(ends[0]);
   const Fd in(ends[1]);
   const Fd ours(::fcntl(in.get(), F_DUPFD_CLOEXEC, 77));
-  SpawnOptions options = Shell("echo to5 >&5; echo to6 >&6; pwd >&5; for n in 64 65 " + std::to_string(ours.get()) +
-                               "; do [ -e /proc/$$/fd/$n ] && echo leak of $n >&5; done");
+  SpawnOptions options =
+      Shell("echo to5 >&5; echo to6 >&6; pwd >&5; for n in 64 65 " + std::to_string(ours.get()) +
+            "; do [ -e /proc/$$/fd/$n ] && echo leak of $n >&5; done");
   options.cwd = "/";
   options.fds = {{in.get(), 6}, {in.get(), 5}};
   auto sut = ChildProcess::Spawn(options);
@@ -86,7 +87,8 @@ TEST(ProcessTest, DescriptorsArriveUnderTheirNumbersAndNoOthers) {
   ::fcntl(out.get(), F_SETFL, O_NONBLOCK);
   char buffer[256] = {};
   std::string text;
-  for (ssize_t n; (n = ::read(out.get(), buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<std::size_t>(n));
+  for (ssize_t n; (n = ::read(out.get(), buffer, sizeof buffer)) > 0;)
+    text.append(buffer, static_cast<std::size_t>(n));
   EXPECT_EQ(text, "to5\nto6\n/\n");
 }
 
@@ -139,11 +141,28 @@ TEST(ProcessTest, DaemonsThatLeftTheGroupAreFoundAndKilled) {
   EXPECT_TRUE(mark.Processes().empty()) << mark.Describe();
 }
 
+TEST(ProcessTest, MarkedProcessesAreFoundWhereverTheyWent) {
+  const Mark mark;
+  SpawnOptions options = Shell("setsid sh -c 'setsid sleep 100 & exec sleep 100' & exit 0");
+  options.env.push_back("ARC_T_MARK=me");
+  auto sut = ChildProcess::Spawn(options);
+  ASSERT_TRUE(sut.ok());
+  ASSERT_TRUE(sut->Wait(Patience()));
+  EXPECT_EQ(KillMarked("ARC_T_MARK=m", Patience()), 0);
+  ASSERT_TRUE(Eventually([&] { return mark.Processes().size() == 2; })) << mark.Describe();
+  EXPECT_GE(KillMarked("ARC_T_MARK=me", Patience()), 2);
+  EXPECT_TRUE(mark.Processes().empty()) << mark.Describe();
+  KillDescendants(0, Patience());  // this process may have become their parent
+}
+
 TEST(ProcessTest, EnvironmentDropsAndReplaces) {
   ::setenv("ARC_T_SECRET_A", "1", 1);
   ::setenv("ARC_T_KEEP", "old", 1);
-  const auto sut = EnvironmentWith({{"ARC_T_KEEP", "new"}, {"ARC_T_MORE", "x=y"}}, {"ARC_T_SECRET"});
-  const auto count = [&](const std::string& entry) { return std::count(sut.begin(), sut.end(), entry); };
+  const auto sut =
+      EnvironmentWith({{"ARC_T_KEEP", "new"}, {"ARC_T_MORE", "x=y"}}, {"ARC_T_SECRET"});
+  const auto count = [&](const std::string& entry) {
+    return std::count(sut.begin(), sut.end(), entry);
+  };
   EXPECT_EQ(count("ARC_T_KEEP=new"), 1);
   EXPECT_EQ(count("ARC_T_KEEP=old"), 0);
   EXPECT_EQ(count("ARC_T_MORE=x=y"), 1);

@@ -47,12 +47,18 @@ std::string VersionOf(const std::map<std::string, std::string>& versions, const 
 
 std::string Advice(const std::string& name) {
   if (name == "python") {
-    return "use the same Python on the driver and all executors (spark.pyspark.python, or an environment shipped with --archives)";
+    return "use the same Python on the driver and all executors (spark.pyspark.python, or an "
+           "environment shipped with --archives)";
   }
-  return "install the same " + name + " on the driver and all executors, or ship one environment with --archives";
+  return "install the same " + name +
+         " on the driver and all executors, or ship one environment with --archives";
 }
 
 }  // namespace
+
+std::string NodeMark(const std::string& run_id, int rank, std::int64_t agent_pid) {
+  return run_id + ":" + std::to_string(rank) + ":" + std::to_string(agent_pid);
+}
 
 json Failure::ToJson() const {
   return json{{"rank", rank},
@@ -101,8 +107,9 @@ std::string Failure::Summary() const {
 }
 
 json Join::ToJson() const {
-  return json{{"run_id", run_id}, {"rank", rank}, {"role", role},       {"index", index},      {"host", host},
-              {"port", port},     {"pid", pid},   {"jvm_pid", jvm_pid}, {"versions", versions}};
+  return json{{"run_id", run_id}, {"rank", rank},       {"role", role},
+              {"index", index},   {"host", host},       {"port", port},
+              {"pid", pid},       {"jvm_pid", jvm_pid}, {"versions", versions}};
 }
 
 Result<Join> Join::FromJson(const json& object) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Protocol: the messages of the control layer as structs, and their strict conversion from and to JSON.
+// Protocol: the messages of the control layer as structs, and their strict conversion from and to
+// JSON.
 #pragma once
 
 #include <cstddef>
@@ -16,31 +17,38 @@
 
 namespace arcflow::control {
 
-/// Bounds on what a peer may say; anything over them is InvalidArgument. Texts for people are cut instead.
-inline constexpr int kMaxSize = 16384;                             // nodes of a run
-inline constexpr std::size_t kMaxNameBytes = 256;                  // roles, hosts, feeds, barriers, run ids
-inline constexpr std::size_t kMaxTextBytes = 12 * 1024;            // messages, tracebacks
-inline constexpr std::size_t kMaxLineBytes = 4096;                 // one line of a log
-inline constexpr std::size_t kMaxTailLines = 1000;                 // lines of a log tail
-inline constexpr std::size_t kMaxTailBytes = 12 * 1024;            // all lines of a log tail in one failure
-inline constexpr std::size_t kMaxBarrierPayloadBytes = 48 * 1024;  // what one rank brings to a barrier
+/// Bounds on what a peer may say; anything over them is InvalidArgument. Texts for people are cut
+/// instead.
+inline constexpr int kMaxSize = 16384;                   // nodes of a run
+inline constexpr std::size_t kMaxNameBytes = 256;        // roles, hosts, feeds, barriers, run ids
+inline constexpr std::size_t kMaxTextBytes = 12 * 1024;  // messages, tracebacks
+inline constexpr std::size_t kMaxLineBytes = 4096;       // one line of a log
+inline constexpr std::size_t kMaxTailLines = 1000;       // lines of a log tail
+inline constexpr std::size_t kMaxTailBytes = 12 * 1024;  // all lines of a log tail in one failure
+inline constexpr std::size_t kMaxBarrierPayloadBytes =
+    48 * 1024;  // what one rank brings to a barrier
 inline constexpr std::size_t kSecretBytes = 32;
 /// The environment variable that tells a node the number of its broker descriptor.
 inline constexpr char kNodeFdVariable[] = "ARCFLOW_NODE_FD";
 
+/// Marks a node's processes, wherever they went, for the one who clears up after a killed agent. No
+/// secret.
+inline constexpr char kNodeMarkVariable[] = "ARCFLOW_NODE_MARK";
+std::string NodeMark(const std::string& run_id, int rank, std::int64_t agent_pid);
+
 /// Values of Failure::cause.
 namespace cause {
-inline constexpr char kException[] = "exception";        // the user's program raised
-inline constexpr char kExit[] = "exit";                  // the node ended without a result
-inline constexpr char kSignal[] = "signal";              // the node was killed
-inline constexpr char kFeeder[] = "feeder";              // the Spark task failed or died
-inline constexpr char kAgentLost[] = "agent lost";       // the agent's connection broke without a word
-inline constexpr char kExecutorLost[] = "executor lost"; // the executor's JVM died
-inline constexpr char kDriverLost[] = "driver lost";     // the coordinator went away
-inline constexpr char kInterrupted[] = "interrupted";    // a person stopped the run
-inline constexpr char kTimeout[] = "timeout";            // a rank never joined, or its heartbeats stopped
-inline constexpr char kRejected[] = "rejected";          // the agents do not fit together (versions)
-inline constexpr char kLaunch[] = "launch";              // the node could not be started
+inline constexpr char kException[] = "exception";   // the user's program raised
+inline constexpr char kExit[] = "exit";             // the node ended without a result
+inline constexpr char kSignal[] = "signal";         // the node was killed
+inline constexpr char kFeeder[] = "feeder";         // the Spark task failed or died
+inline constexpr char kAgentLost[] = "agent lost";  // the agent's connection broke without a word
+inline constexpr char kExecutorLost[] = "executor lost";  // the executor's JVM died
+inline constexpr char kDriverLost[] = "driver lost";      // the coordinator went away
+inline constexpr char kInterrupted[] = "interrupted";     // a person stopped the run
+inline constexpr char kTimeout[] = "timeout";    // a rank never joined, or its heartbeats stopped
+inline constexpr char kRejected[] = "rejected";  // the agents do not fit together (versions)
+inline constexpr char kLaunch[] = "launch";      // the node could not be started
 }  // namespace cause
 
 /// Why a node failed, as the one who saw it reports it. JSON form: docs/formats/control.md.
@@ -49,14 +57,14 @@ struct Failure {
   std::string role;
   std::string host;
   std::string cause;
-  std::string type;       // class of the exception, "" when there is none
+  std::string type;  // class of the exception, "" when there is none
   std::string message;
   std::string traceback;
-  std::string signal;     // "SIGKILL"; "" when there is none
-  int exit_code = -1;     // -1 when the process did not exit
+  std::string signal;                 // "SIGKILL"; "" when there is none
+  int exit_code = -1;                 // -1 when the process did not exit
   std::vector<std::string> log_tail;  // oldest first
-  bool peer_loss = false;  // looks like the consequence of another node's death
-  double time_s = 0;       // seconds since the epoch
+  bool peer_loss = false;             // looks like the consequence of another node's death
+  double time_s = 0;                  // seconds since the epoch
 
   nlohmann::json ToJson() const;
   /// InvalidArgument that names the field; texts over their bounds are cut, unknown fields ignored.
@@ -78,7 +86,7 @@ struct Join {
   int rank = 0;
   std::string role;
   int index = 0;
-  std::string host;        // where other nodes reach this node's TensorFlow
+  std::string host;  // where other nodes reach this node's TensorFlow
   std::uint16_t port = 0;
   std::int64_t pid = 0;
   std::int64_t jvm_pid = 0;
@@ -102,7 +110,7 @@ struct Member {
 
 /// The end of a run, as the coordinator decided it.
 struct Verdict {
-  Code code = Code::kOk;           // kOk: every node finished
+  Code code = Code::kOk;  // kOk: every node finished
   std::string reason;
   std::optional<Failure> failure;  // set when a node failed
 
@@ -114,20 +122,22 @@ struct Verdict {
 
 /// Settings of a coordinator that have good defaults; JSON keys are the names of the fields.
 struct CoordinatorTuning {
-  double join_timeout_s = 60;        // from Start until every rank has joined
-  double settle_s = 0.5;             // after the first failure, how long others may still tell a better cause
-  double settle_consequence_s = 3;   // the same while every report looks like the consequence of another
-  double heartbeat_timeout_s = 15;   // silence of a member that counts as its death
-  double barrier_timeout_s = 600;    // upper bound for a barrier whose callers gave none
-  double progress_interval_s = 0.25; // at most one progress event in this time
-  double bye_timeout_s = 20;         // after a stop, how long agents may take to leave
+  double join_timeout_s = 60;  // from Start until every rank has joined
+  double settle_s = 0.5;  // after the first failure, how long others may still tell a better cause
+  double settle_consequence_s =
+      3;  // the same while every report looks like the consequence of another
+  double heartbeat_timeout_s = 15;    // silence of a member that counts as its death
+  double barrier_timeout_s = 600;     // upper bound for a barrier whose callers gave none
+  double progress_interval_s = 0.25;  // at most one progress event in this time
+  double bye_timeout_s = 20;          // after a stop, how long agents may take to leave
   std::map<std::string, std::string> expected_versions;  // of the driver; may lack keys
 
   static Result<CoordinatorTuning> FromJson(const nlohmann::json& json);
   nlohmann::json ToJson() const;
 };
 
-/// Everything an agent must know; sent by the feeder as `config`. Field by field in docs/formats/control.md.
+/// Everything an agent must know; sent by the feeder as `config`. Field by field in
+/// docs/formats/control.md.
 struct AgentConfig {
   std::string run_id;
   std::string secret;  // kSecretBytes raw bytes; hex in JSON
@@ -142,7 +152,8 @@ struct AgentConfig {
     std::uint16_t port = 0;
     CoordinatorTuning tuning;
   };
-  std::optional<Hosted> host_coordinator;  // run the coordinator inside this agent; `coordinator` is then ignored
+  std::optional<Hosted>
+      host_coordinator;  // run the coordinator inside this agent; `coordinator` is then ignored
   std::vector<std::string> python;         // argv of the node
   std::map<std::string, std::string> env;  // added to the agent's own environment
   std::string cwd;                         // "" = the agent's
@@ -151,20 +162,21 @@ struct AgentConfig {
   std::map<std::string, feed::FeedOptions> feeds;
   std::uint64_t feed_memory_bytes = 0;
   std::vector<std::string> local_dirs;
-  double grace_s = 5;           // between SIGTERM and SIGKILL
+  double grace_s = 5;  // between SIGTERM and SIGKILL
   double heartbeat_s = 1;
   double connect_timeout_s = 30;
-  double exit_timeout_s = 30;   // how long a node may take to exit after its result
+  double exit_timeout_s = 30;  // how long a node may take to exit after its result
   std::size_t log_tail_lines = 50;
-  bool forward_log = false;     // send the node's output to the coordinator line by line
+  bool forward_log = false;       // send the node's output to the coordinator line by line
   std::string job_json = "null";  // passed to the node as it is
 
   /// InvalidArgument that names the field for a missing, unknown-typed or out-of-range one.
   static Result<AgentConfig> FromJson(const nlohmann::json& json);
 };
 
-/// Why these versions cannot work together, for the driver to show; empty when they can. Python is compared by
-/// major.minor, everything else exactly; `by_rank[r]` is what rank r said, `expected` what the driver has.
+/// Why these versions cannot work together, for the driver to show; empty when they can. Python is
+/// compared by major.minor, everything else exactly; `by_rank[r]` is what rank r said, `expected`
+/// what the driver has.
 std::string VersionConflict(const std::vector<std::map<std::string, std::string>>& by_rank,
                             const std::map<std::string, std::string>& expected);
 

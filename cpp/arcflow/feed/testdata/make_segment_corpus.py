@@ -9,7 +9,7 @@ F32, STRING, INT64, BOOL = 1, 7, 9, 10
 
 
 def align(n):
-    """Rounds up to the alignment of regions."""
+    """Round up to the alignment of regions."""
     return (n + 63) // 64 * 64
 
 
@@ -58,7 +58,7 @@ def segment(rows, columns, **damage):
 
 
 def case(name, schema, rows, image):
-    """Writes one input of the fuzz target."""
+    """Write one input of the fuzz target."""
     (FOLDER / name).write_bytes(struct.pack("<HB", rows, schema) + image)
 
 
@@ -68,7 +68,7 @@ def offsets(*values):
 
 
 def main():
-    """Writes all inputs."""
+    """Write all inputs."""
     FOLDER.mkdir(exist_ok=True)
     floats = struct.pack("<12f", *range(12))
 
