@@ -92,7 +92,11 @@ TEST_F(ChannelTest, NoMessageAfterCloseOnTheLoopThread) {
   auto sut = Connect();
   auto other = WaitAccepted();
   server.on_message = [other](const json&) { other->Close(); };
-  for (int i = 0; i < 20; ++i) ASSERT_TRUE(sut->Send({{"op", "a"}, {"i", i}}).ok());
+  ASSERT_TRUE(sut->Send({{"op", "a"}}).ok());
+  for (int i = 0; i < 20; ++i) {  // the other side may have closed by now
+    const Status sent = sut->Send({{"op", "a"}, {"i", i}});
+    ASSERT_TRUE(sent.ok() || sent.code() == Code::kUnavailable) << sent.ToString();
+  }
   EXPECT_TRUE(server.WaitClosed().ok());
   EXPECT_EQ(server.messages().size(), 1u);
   server.on_message = nullptr;
