@@ -352,12 +352,19 @@ cluster.run(lambda ctx: wait_in(ctx.args, ctx.rank), args={folder!r})
 """
 
 
+@pytest.fixture
+def own_standalone(tmp_path):
+    """A standalone cluster that no other test's application holds cores of."""
+    with spark_testing.Servers(tmp_path / "servers") as running:
+        yield running.standalone()
+
+
 @pytest.mark.spark
-def test_nodes_end_when_the_driver_is_killed(standalone, tmp_path):
+def test_nodes_end_when_the_driver_is_killed(own_standalone, tmp_path):
     code = DRIVER.format(
         tests=str(Path(__file__).parent),
         mark=os.environ[spark_testing.MARK],
-        master=standalone,
+        master=own_standalone,
         folder=str(tmp_path),
     )
     with (tmp_path / "log").open("wb") as log:
