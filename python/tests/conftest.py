@@ -53,6 +53,13 @@ def spark(request, tmp_path_factory):
     spark_testing.stop_sessions()
 
 
+@pytest.fixture(scope="module")
+def local_spark(tmp_path_factory):
+    """A Classic session on local[4], for modules of which only some tests need Spark."""
+    yield spark_testing.classic_session("local[4]", tmp_path_factory.mktemp("local"))
+    spark_testing.stop_sessions()
+
+
 @pytest.fixture
 def leftovers():
     """After the test: no agent, node, memfd or named file of Arcflow is left."""
