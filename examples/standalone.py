@@ -124,7 +124,7 @@ class StandaloneCluster:
                 )
             )
 
-    def _wait_for(self, port: int, timeout_s: float = 60) -> None:
+    def _wait_for(self, port: int, timeout_s: float = 180) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
