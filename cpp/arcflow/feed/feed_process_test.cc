@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -98,7 +99,9 @@ int WriterMain(int socket, const std::function<void(std::uint64_t)>& stage) {
   }
   stage(kRows);
   char byte = 0;
-  return ::read(socket, &byte, 1) == 0 ? kAllWell : kGaveError;  // until the agent goes
+  const ssize_t got = ::read(socket, &byte, 1);  // until the agent goes
+  if (got == 0) return kAllWell;
+  return got < 0 && errno == ECONNRESET ? kPeerGone : kGaveError;  // it left packets of ours unread
 }
 
 /// The node: `passes` over all rows; `stage(step)` may end the process.
