@@ -15,6 +15,8 @@ from harness import Row, interleaved, make_row, note
 ROWS_EACH = {"784 float32 as binary": 400_000, "1 KB binary": 800_000}
 # Rates are taken from here to the end, when processes are started, memory is warm and both sides run.
 STEADY_FROM = 0.3
+# Less than the rows before that: what was fed while TensorFlow was imported must not count.
+FEED_MEMORY_BYTES = 128 << 20
 
 
 def count_rows(batches: Any) -> Any:
@@ -64,9 +66,12 @@ def measure(repeats: int) -> list[Row]:
     rows = []
     with (
         two_executors(memory_mib=4096) as spark,
-        arcflow.Cluster(spark, size=2, feed_memory="256m") as cluster,
+        arcflow.Cluster(spark, size=2, feed_memory=FEED_MEMORY_BYTES) as cluster,
     ):
         for name, (expression, raw) in kinds.items():
+            row_bytes = 3136 if "float32" in name else 1024
+            if STEADY_FROM * ROWS_EACH[name] * row_bytes < 1.5 * FEED_MEMORY_BYTES:
+                raise ValueError(f"{name}: too few rows for a steady rate")
             frame = cached_rows(spark, expression, ROWS_EACH[name])
 
             def counted(frame: Any = frame) -> float:
