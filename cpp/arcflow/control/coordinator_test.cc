@@ -104,7 +104,15 @@ class CoordinatorTest : public ::testing::Test {
     loop_ = net::Loop::Create().value();
     ASSERT_TRUE(loop_->StartThread().ok());
   }
-  void Start(int size, CoordinatorTuning tuning = {}) {
+  /// Fake agents do not beat by themselves, and a busy machine may be slow: only a test that is
+  /// about time limits it.
+  static CoordinatorTuning Patient() {
+    CoordinatorTuning tuning;
+    tuning.heartbeat_timeout_s = 10 * kPatience_s;
+    tuning.join_timeout_s = 10 * kPatience_s;
+    return tuning;
+  }
+  void Start(int size, CoordinatorTuning tuning = Patient()) {
     CoordinatorOptions options;
     options.secret = Secret();
     options.run_id = "test";
@@ -118,7 +126,7 @@ class CoordinatorTest : public ::testing::Test {
     return std::make_unique<FakeAgent>(*loop_, sut_->address());
   }
   /// All ranks join and hear the start.
-  std::vector<std::unique_ptr<FakeAgent>> StartRun(int size, CoordinatorTuning tuning = {}) {
+  std::vector<std::unique_ptr<FakeAgent>> StartRun(int size, CoordinatorTuning tuning = Patient()) {
     Start(size, tuning);
     std::vector<std::unique_ptr<FakeAgent>> agents;
     for (int rank = 0; rank < size; ++rank) {
@@ -231,7 +239,7 @@ TEST_F(CoordinatorTest, RefusesWhoDoesNotBelong) {
 }
 
 TEST_F(CoordinatorTest, JoinTimeoutNamesTheMissing) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.join_timeout_s = 0.3;
   Start(4, tuning);
   auto agent = Connect();
@@ -245,7 +253,7 @@ TEST_F(CoordinatorTest, JoinTimeoutNamesTheMissing) {
 }
 
 TEST_F(CoordinatorTest, VersionMismatchStopsBeforeTheStart) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.expected_versions = {{"python", "3.11.9"}};
   Start(2, tuning);
   auto zero = Connect();
@@ -272,7 +280,7 @@ TEST_F(CoordinatorTest, TheCauseWinsOverItsConsequences) {
 }
 
 TEST_F(CoordinatorTest, WaitsLongerWhileOnlyConsequencesAreKnown) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.settle_s = 0.05;
   tuning.settle_consequence_s = kPatience_s;
   auto agents = StartRun(2, tuning);
@@ -285,7 +293,7 @@ TEST_F(CoordinatorTest, WaitsLongerWhileOnlyConsequencesAreKnown) {
 }
 
 TEST_F(CoordinatorTest, OnlyConsequencesGiveTheFirst) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.settle_s = 0.05;
   tuning.settle_consequence_s = 0.1;
   auto agents = StartRun(3, tuning);
@@ -321,7 +329,7 @@ TEST_F(CoordinatorTest, ALostConnectionIsALostAgent) {
 }
 
 TEST_F(CoordinatorTest, SilenceIsATimeout) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.heartbeat_timeout_s = 1.0;
   auto agents = StartRun(2, tuning);
   std::atomic<bool> stop{false};
@@ -353,7 +361,7 @@ TEST_F(CoordinatorTest, ABrokenMessageFailsItsSender) {
 }
 
 TEST_F(CoordinatorTest, AgentsThatDoNotLeaveAreCutOff) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.bye_timeout_s = 0.2;
   auto agents = StartRun(2, tuning);
   ASSERT_TRUE(sut_->Stop(Code::kCancelled, "enough").ok());
@@ -392,7 +400,7 @@ TEST_F(CoordinatorTest, RowsToldBeforeTheStartFollowIt) {
 }
 
 TEST_F(CoordinatorTest, ProgressIsCoalesced) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.progress_interval_s = 0.05;
   auto agents = StartRun(1, tuning);
   for (std::uint64_t i = 1; i <= 500; ++i) agents[0]->Send(Beat(i, i == 500));
@@ -496,7 +504,7 @@ TEST_F(CoordinatorTest, FiftyAgentsMeet) {
 }
 
 TEST_F(CoordinatorTest, ALateAgentHearsTheVerdict) {
-  CoordinatorTuning tuning;
+  CoordinatorTuning tuning = Patient();
   tuning.settle_s = 0.05;
   Start(3, tuning);
   auto zero = Connect();
