@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// FakeAgent: the agent's side of feeding in one thread of a test: grants memory, keeps one feed's
-// log, answers readers.
+// FakeAgent: the agent's side of feeding in one thread of a test: a FakeLog that answers readers.
 #pragma once
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -23,28 +18,17 @@
 #include <vector>
 
 #include "arcflow/columnar/schema.h"
+#include "arcflow/feed/fake_log_testing.h"
 #include "arcflow/feed/steps.h"
-#include "arcflow/feed/writer.h"
 #include "arcflow/net/packet.h"
 
 namespace arcflow::feed::testing {
 
-/// Keeps every row for ever, unless `max_buffers` is set: then the memory of closed segments
-/// without leases whose rows some reader has passed is granted again, and Acquire waits when there
-/// is none. Threads: any; the log and the sessions are guarded by one mutex.
-class FakeAgent : public SegmentSource {
+/// One feed, "train", at the other end of a broker's socket. Complains about packets that break the
+/// protocol. Threads: any.
+class FakeAgent : public FakeLog {
  public:
   using Json = nlohmann::json;
-  struct Segment {
-    std::uint64_t first_row = 0;
-    std::size_t rows = 0;
-    bool closed = false;
-    std::uint64_t buffer = 0;
-    bool gone = false;
-    int leases = 0;
-    std::uint64_t end() const { return first_row + rows; }
-  };
-
   explicit FakeAgent(columnar::Schema schema, std::size_t max_leases = 1000)
       : schema_(std::move(schema)), max_leases_(max_leases), ranks_(1) {
     auto pair = net::PacketPair();
@@ -71,18 +55,6 @@ class FakeAgent : public SegmentSource {
   int broker_fd() const { return node_end_.get(); }
 
   // What a test may set before or while it runs.
-  void SetMaxBuffers(std::size_t n) {
-    Change([&] { max_buffers_ = n; });
-  }
-  void RefuseMore() {
-    Change([&] { refuse_ = Cancelled("the node wants no more rows"); });
-  }
-  void Refuse(Status why) {
-    Change([&] { refuse_ = std::move(why); });
-  }
-  void FailPublish(Status why) {
-    Change([&] { publish_error_ = std::move(why); });
-  }
   void FailReaders(Status why) {
     Change([&] { failure_ = std::move(why); });
   }
@@ -92,9 +64,6 @@ class FakeAgent : public SegmentSource {
       ranks_.resize(1);
       ranks_.insert(ranks_.end(), others.begin(), others.end());
     });
-  }
-  void End() {
-    Change([&] { ended_ = true; });
   }
   /// The next answer to `get` is this packet, whatever was asked, with the memory of the buffer it
   /// names if there is such.
@@ -107,16 +76,6 @@ class FakeAgent : public SegmentSource {
     Change([&] { lend_copies_ = on; });
   }
 
-  std::vector<Segment> segments() {
-    const std::lock_guard lock(mutex_);
-    return segments_;
-  }
-  int leases() {
-    const std::lock_guard lock(mutex_);
-    int n = 0;
-    for (const Segment& s : segments_) n += s.leases;
-    return n;
-  }
   std::vector<Json> stats() {
     const std::lock_guard lock(mutex_);
     return stats_;
@@ -124,10 +83,6 @@ class FakeAgent : public SegmentSource {
   std::size_t sessions() {
     const std::lock_guard lock(mutex_);
     return sessions_.size();
-  }
-  std::size_t buffers() {
-    const std::lock_guard lock(mutex_);
-    return memory_.size();
   }
   /// Packets that broke the protocol.
   std::vector<std::string> complaints() {
@@ -138,47 +93,6 @@ class FakeAgent : public SegmentSource {
     const std::lock_guard lock(mutex_);
     return gets_;
   }
-  /// A writable view for tests that scribble is impossible (sealed); this is the descriptor of a
-  /// buffer, not owned.
-  int memory(std::uint64_t buffer) {
-    const std::lock_guard lock(mutex_);
-    return memory_.at(buffer).get();
-  }
-
-  Result<Grant> Acquire(const std::string&, std::size_t min_bytes, Deadline deadline) override {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      if (!refuse_.ok()) return refuse_;
-      if (const auto buffer = TakeFree(min_bytes))
-        return Grant{*buffer, sizes_[*buffer], false, {}};
-      if (max_buffers_ == 0 || sizes_.size() < max_buffers_) {
-        const std::uint64_t id = next_buffer_++;
-        sizes_[id] = min_bytes;
-        return Grant{id, min_bytes, true, {}};
-      }
-      if (deadline.expired()) return DeadlineExceeded("no memory within the deadline");
-      changed_.wait_for(lock, std::chrono::milliseconds(5));
-    }
-  }
-
-  Status Publish(const std::string&, const Grant& grant, std::size_t rows, bool closed,
-                 int fd) override {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!publish_error_.ok()) return publish_error_;
-      if (fd >= 0) memory_[grant.buffer] = Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
-      if (segments_.empty() || segments_.back().closed) {
-        segments_.push_back({TotalRows(), 0, false, grant.buffer, false, 0});
-      }
-      Segment& last = segments_.back();
-      if (last.buffer != grant.buffer || rows < last.rows)
-        return Internal("publish of another segment");
-      last.rows = rows;
-      last.closed = closed;
-    }
-    Wake();
-    return Status::Ok();
-  }
 
  private:
   struct Session {
@@ -187,37 +101,13 @@ class FakeAgent : public SegmentSource {
     std::optional<Json> plan;
     std::set<std::uint64_t> known;
     std::set<std::size_t> leases;
-    std::uint64_t passed = 0;
   };
 
-  template <typename F>
-  void Change(F change) {
-    {
-      const std::lock_guard lock(mutex_);
-      change();
-    }
-    Wake();
-  }
-  void Wake() {
+  void Wake() override {
     const std::uint64_t one = 1;
     [[maybe_unused]] const auto n = ::write(wake_.get(), &one, sizeof(one));
     changed_.notify_all();
   }
-  std::uint64_t TotalRows() const { return segments_.empty() ? 0 : segments_.back().end(); }
-
-  std::optional<std::uint64_t> TakeFree(std::size_t min_bytes) {
-    if (max_buffers_ == 0) return std::nullopt;
-    std::uint64_t passed = 0;
-    for (const auto& s : sessions_) passed = std::max(passed, s->passed);
-    for (Segment& s : segments_) {
-      if (s.gone || !s.closed || s.leases > 0 || s.end() > passed || sizes_[s.buffer] < min_bytes)
-        continue;
-      s.gone = true;
-      return s.buffer;
-    }
-    return std::nullopt;
-  }
-
   void Loop() {
     for (;;) {
       std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}, {broker_.get(), POLLIN, 0}};
@@ -326,14 +216,14 @@ class FakeAgent : public SegmentSource {
     }
     if (!ended_) return;
     s.get.reset();
-    s.passed = row;
+    passed_ = std::max(passed_, row);
     Send(s, {{"op", "end"}, {"rows", TotalRows()}});
   }
 
   void Lend(Session& s, std::size_t i) {
     Segment& segment = segments_[i];
     const std::uint64_t row = *std::exchange(s.get, std::nullopt);
-    s.passed = std::max(s.passed, std::min(row, segment.first_row));
+    passed_ = std::max(passed_, std::min(row, segment.first_row));
     if (segment.gone) {
       return Send(s, {{"op", "error"},
                       {"code", "FAILED_PRECONDITION"},
@@ -392,22 +282,12 @@ class FakeAgent : public SegmentSource {
   Fd broker_;
   Fd wake_;
   std::thread thread_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  // By mutex_:
+  // By the base's mutex_:
   bool stop_ = false;
-  bool ended_ = false;
   bool lend_copies_ = false;
-  std::size_t max_buffers_ = 0;
   std::size_t gets_ = 0;
-  Status refuse_;
-  Status publish_error_;
   Status failure_;
   std::optional<Json> forced_;
-  std::uint64_t next_buffer_ = 1;
-  std::map<std::uint64_t, std::size_t> sizes_;
-  std::map<std::uint64_t, Fd> memory_;
-  std::vector<Segment> segments_;
   std::vector<RankRows> ranks_;
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<Json> stats_;

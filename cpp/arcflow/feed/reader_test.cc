@@ -1,125 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of Reader against a fake agent: batches, ends, leases, cancellation, seeking, and an agent
-// that lies.
+// Tests of Reader against a fake agent: batches, growth, leases, recycling, several passes.
 #include "arcflow/feed/reader.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "arcflow/feed/fake_agent_testing.h"
-#include "arcflow/feed/rows_testing.h"
+#include "arcflow/feed/reader_testing.h"
 #include "arcflow/feed/segment_view.h"
 
 namespace arcflow::feed {
 namespace {
 
-using namespace testing;  // NOLINT: rows_testing.h, fake_agent_testing.h
-using columnar::Schema;
+using namespace testing;  // NOLINT: reader_testing.h
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
-using ::testing::IsEmpty;
-
-Deadline Soon() { return Deadline::AfterSeconds(20); }
-
-/// An agent, a writer of 72-byte rows in segments of 64 rows, and readers.
-struct Node {
-  explicit Node(const Schema& s = Dense(), std::size_t max_leases = 1000,
-                std::size_t segment_bytes = 72 * 100)
-      : schema(s), agent(s, max_leases), writer({"train", s, segment_bytes}, agent) {}
-
-  void Write(std::size_t rows) {
-    const bool dense = schema == Dense();
-    const auto batch = dense ? DenseBatch(written, rows) : EveryTypeBatch(written, rows);
-    const Status status = writer.Append(batch->type, batch->array, Soon());
-    EXPECT_TRUE(status.ok()) << status.ToString();
-    written += rows;
-  }
-  void End() {
-    EXPECT_TRUE(writer.Finish().ok());
-    agent.End();
-  }
-  std::unique_ptr<Reader> Open(std::size_t batch, Remainder remainder = Remainder::kPad,
-                               std::shared_ptr<CounterPage> counters = nullptr) {
-    auto reader =
-        Reader::Open(agent.broker_fd(), {"train", batch, remainder, std::move(counters)}, Soon());
-    EXPECT_TRUE(reader.ok()) << reader.status().ToString();
-    return std::move(*reader);
-  }
-  ~Node() {
-    if (!lies) {
-      EXPECT_THAT(agent.complaints(), IsEmpty());
-    }
-  }
-
-  Schema schema;
-  FakeAgent agent;
-  Writer writer;
-  std::uint64_t written = 0;
-  bool lies = false;  // the agent: it may then get answers that it did not expect
-};
-
-Batch MustNext(Reader& reader) {
-  Result<std::optional<Batch>> batch = reader.Next(Soon());
-  EXPECT_TRUE(batch.ok()) << batch.status().ToString();
-  if (!batch.ok() || !*batch) {
-    ADD_FAILURE() << "no batch at step " << reader.position();
-    return {};
-  }
-  return std::move(**batch);
-}
-
-void ExpectEnd(Reader& reader) {
-  Result<std::optional<Batch>> batch = reader.Next(Soon());
-  ASSERT_TRUE(batch.ok()) << batch.status().ToString();
-  EXPECT_FALSE(batch->has_value());
-}
-
-void ExpectError(Reader& reader, Code code, const std::string& part) {
-  Result<std::optional<Batch>> batch = reader.Next(Soon());
-  ASSERT_FALSE(batch.ok());
-  EXPECT_EQ(batch.status().code(), code) << batch.status().ToString();
-  EXPECT_THAT(std::string(batch.status().message()), HasSubstr(part));
-}
-
-/// Waits until `condition`, which another thread makes true.
-template <typename F>
-void Eventually(F condition) {
-  const Deadline deadline = Soon();
-  while (!condition()) {
-    ASSERT_FALSE(deadline.expired()) << "waited in vain";
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-}
-
-TEST(ReaderTest, UnknownFeedIsNotFound) {
-  FakeAgent agent(Dense());
-  const auto sut = Reader::Open(agent.broker_fd(), {"test", 8, Remainder::kPad, nullptr}, Soon());
-  ASSERT_FALSE(sut.ok());
-  EXPECT_EQ(sut.status().code(), Code::kNotFound);
-  EXPECT_THAT(std::string(sut.status().message()), HasSubstr("there is: train"));
-}
-
-TEST(ReaderTest, BatchSizeZeroIsRefused) {
-  FakeAgent agent(Dense());
-  EXPECT_EQ(Reader::Open(agent.broker_fd(), {"train", 0, Remainder::kPad, nullptr}, Soon())
-                .status()
-                .code(),
-            Code::kInvalidArgument);
-}
-
-TEST(ReaderTest, DeadAgentIsUnavailable) {
-  FakeAgent agent(Dense());
-  agent.Die();
-  EXPECT_EQ(Reader::Open(agent.broker_fd(), {"train", 8, Remainder::kPad, nullptr}, Soon())
-                .status()
-                .code(),
-            Code::kUnavailable);
-}
 
 TEST(ReaderTest, BatchesOfEveryTypeComeBack) {
   Node node(EveryType(), 1000, 1 << 15);
@@ -219,16 +118,6 @@ TEST(ReaderTest, ACopyOfAnOpenSegmentIsReplacedWhenItGrows) {
   Eventually([&] { return node.agent.leases() == 0; });
 }
 
-TEST(ReaderTest, EmptyFeedEndsAtOnce) {
-  for (Remainder r : {Remainder::kPad, Remainder::kDrop, Remainder::kRefuse, Remainder::kPartial}) {
-    Node node;
-    node.End();
-    auto sut = node.Open(8, r);
-    ExpectEnd(*sut);
-    EXPECT_EQ(sut->position(), 0u);
-  }
-}
-
 TEST(ReaderTest, TheNextSegmentIsAskedForBeforeItIsNeeded) {
   Node node;
   node.Write(64 * 4);
@@ -240,117 +129,6 @@ TEST(ReaderTest, TheNextSegmentIsAskedForBeforeItIsNeeded) {
   MustNext(*sut);
   MustNext(*sut);
   Eventually([&] { return node.agent.gets() == 3; });
-}
-
-TEST(ReaderTest, PadMakesAsManyStepsAsTheLongestRank) {
-  Node node;
-  node.Write(20);
-  node.agent.SetOthers({{45, false}});
-  node.End();
-  auto sut = node.Open(10);
-  EXPECT_EQ(MustNext(*sut).real_rows(), 10u);
-  EXPECT_EQ(MustNext(*sut).real_rows(), 10u);
-  const Batch third = MustNext(*sut);
-  EXPECT_EQ(third.real_rows(), 0u);
-  EXPECT_EQ(third.padding, 10u);
-  EXPECT_EQ(Compare(third, Dense(), 20), "");  // zeros
-  MustNext(*sut);
-  EXPECT_EQ(MustNext(*sut).step, 4u);
-  EXPECT_EQ(sut->Next(Deadline::AfterSeconds(0.05)).status().code(), Code::kDeadlineExceeded);
-  node.agent.SetOthers({{61, true}});
-  MustNext(*sut);
-  MustNext(*sut);
-  ExpectEnd(*sut);
-  Eventually([&] { return node.agent.stats().size() == 1; });
-  const auto stats = node.agent.stats()[0];
-  EXPECT_EQ(stats["used"], 20);
-  EXPECT_EQ(stats["padded"], 50);
-  EXPECT_EQ(stats["steps"], 7);
-  EXPECT_EQ(stats["dropped"], 0);
-  EXPECT_EQ(stats["complete"], true);
-}
-
-TEST(ReaderTest, PadWithFullBatchesNeverWaitsForOthers) {
-  Node node;
-  node.Write(40);
-  node.agent.SetOthers({{0, false}});
-  auto sut = node.Open(10);
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(MustNext(*sut).padding, 0u);
-}
-
-TEST(ReaderTest, PadOfStringsAndOthersRepeatsTheLastRow) {
-  Node node(EveryType(), 1000, 1 << 15);
-  node.Write(5);
-  node.End();
-  auto sut = node.Open(8);
-  const Batch batch = MustNext(*sut);
-  EXPECT_EQ(batch.padding, 3u);
-  EXPECT_EQ(Compare(batch, EveryType(), 0), "");
-}
-
-TEST(ReaderTest, DropMakesAsManyFullBatchesAsTheShortestRank) {
-  Node node;
-  node.Write(60);
-  node.agent.SetOthers({{35, true}, {100, true}});
-  node.End();
-  auto sut = node.Open(10, Remainder::kDrop);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(MustNext(*sut).rows(), 10u);
-  ExpectEnd(*sut);
-  Eventually([&] { return node.agent.stats().size() == 1; });
-  EXPECT_EQ(node.agent.stats()[0]["used"], 30);
-  EXPECT_EQ(node.agent.stats()[0]["dropped"], 30);
-}
-
-TEST(ReaderTest, DropWaitsForTheRankBehind) {
-  Node node;
-  node.Write(60);
-  node.agent.SetOthers({{5, false}});
-  auto sut = node.Open(10, Remainder::kDrop);
-  EXPECT_EQ(sut->Next(Deadline::AfterSeconds(0.05)).status().code(), Code::kDeadlineExceeded);
-  node.agent.SetOthers({{25, false}});
-  MustNext(*sut);
-  MustNext(*sut);
-  EXPECT_EQ(sut->Next(Deadline::AfterSeconds(0.05)).status().code(), Code::kDeadlineExceeded);
-  node.agent.SetOthers({{29, true}});
-  ExpectEnd(*sut);
-}
-
-TEST(ReaderTest, RefuseFailsWhenRanksDiffer) {
-  Node node;
-  node.Write(25);
-  node.agent.SetOthers({{26, true}});
-  node.End();
-  auto sut = node.Open(10, Remainder::kRefuse);
-  MustNext(*sut);
-  MustNext(*sut);
-  ExpectError(*sut, Code::kFailedPrecondition, "");
-  ExpectError(*sut, Code::kFailedPrecondition, "");
-}
-
-TEST(ReaderTest, RefuseHandsOutAShortLastBatchWhenRanksAgree) {
-  Node node;
-  node.Write(25);
-  node.agent.SetOthers({{25, true}});
-  node.End();
-  auto sut = node.Open(10, Remainder::kRefuse);
-  MustNext(*sut);
-  MustNext(*sut);
-  const Batch last = MustNext(*sut);
-  EXPECT_EQ(last.real_rows(), 5u);
-  EXPECT_EQ(last.padding, 0u);
-  ExpectEnd(*sut);
-}
-
-TEST(ReaderTest, PartialLooksAtOwnRowsOnly) {
-  Node node;
-  node.Write(25);
-  node.agent.SetOthers({{1000, false}});
-  node.End();
-  auto sut = node.Open(10, Remainder::kPartial);
-  MustNext(*sut);
-  MustNext(*sut);
-  EXPECT_EQ(MustNext(*sut).rows(), 5u);
-  ExpectEnd(*sut);
 }
 
 TEST(ReaderTest, SegmentsAreReleasedOnceTheLastTensorIsGone) {
@@ -553,111 +331,6 @@ TEST(ReaderTest, TensorsOfBeforeASeekStayValid) {
   EXPECT_EQ(Compare(a, Dense(), 0), "");
   EXPECT_EQ(Compare(b, Dense(), 64), "");
   EXPECT_EQ(DenseView(again, 0).data(), DenseView(a, 0).data());  // not mapped twice
-}
-
-TEST(ReaderTest, CancelWakesABlockedNext) {
-  Node node;
-  auto sut = node.Open(8);
-  std::thread canceller([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    sut->Cancel();
-  });
-  ExpectError(*sut, Code::kCancelled, "cancelled");
-  canceller.join();
-  node.Write(8);
-  ExpectError(*sut, Code::kCancelled, "cancelled");
-}
-
-TEST(ReaderTest, AgentDyingWakesABlockedNext) {
-  Node node;
-  auto sut = node.Open(8);
-  std::thread killer([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    node.agent.Die();
-  });
-  ExpectError(*sut, Code::kUnavailable, "agent");
-  killer.join();
-}
-
-TEST(ReaderTest, TheFeedsFailureReachesTheReader) {
-  Node node;
-  auto sut = node.Open(8);
-  node.agent.FailReaders(Status(Code::kAborted, "the feeder raised ValueError"));
-  ExpectError(*sut, Code::kAborted, "ValueError");
-}
-
-TEST(ReaderTest, RowsThatWereDroppedAreAnError) {
-  Node node;
-  node.agent.SetMaxBuffers(2);
-  auto sut = node.Open(64);
-  node.Write(64);
-  node.Write(64);
-  MustNext(*sut);
-  MustNext(*sut);
-  std::thread producer([&] { node.Write(64 * 2); });
-  MustNext(*sut);
-  producer.join();
-  ASSERT_TRUE(sut->Seek(0).ok());
-  ExpectError(*sut, Code::kFailedPrecondition, "dropped");
-}
-
-TEST(ReaderTest, CountersTellWhatHappened) {
-  auto page = CounterPage::Create();
-  ASSERT_TRUE(page.ok());
-  Node node;
-  node.Write(100);
-  node.End();
-  auto sut = node.Open(30, Remainder::kPad, *page);
-  for (int i = 0; i < 4; ++i) {
-    MustNext(*sut);
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  ExpectEnd(*sut);
-  const CounterPageLayout& c = (*page)->counters();
-  EXPECT_EQ(c.steps, 4u);
-  EXPECT_EQ(c.rows_used, 100u);
-  EXPECT_EQ(c.rows_padded, 20u);
-  EXPECT_EQ(c.bytes_used, 120 * 72u);
-  EXPECT_EQ(c.epochs, 1u);
-  EXPECT_GE(c.compute_ns, 8'000'000u);
-  EXPECT_GT(c.wait_ns, 0u);
-  EXPECT_GE(c.batches_copied, 2u);  // one across segments, one padded
-  EXPECT_GE(c.heartbeat, 5u);
-}
-
-TEST(ReaderTest, AnAgentThatLiesIsCaught) {
-  using Json = nlohmann::json;
-  const Json good{{"op", "segment"}, {"segment", 0}, {"first_row", 0}, {"rows", 10},
-                  {"closed", false}, {"buffer", 1},  {"bytes", 8192}};
-  const auto expect = [](const Json& packet, const std::string& part) {
-    Node node;
-    node.lies = true;
-    node.Write(10);
-    auto sut = node.Open(10);
-    node.agent.AnswerNextGetWith(packet);
-    Result<std::optional<Batch>> batch = sut->Next(Soon());
-    ASSERT_FALSE(batch.ok()) << packet.dump();
-    EXPECT_TRUE(batch.status().code() == Code::kDataLoss ||
-                batch.status().code() == Code::kInvalidArgument)
-        << batch.status().ToString();
-    EXPECT_THAT(std::string(batch.status().message()), HasSubstr(part));
-  };
-  const auto with = [&](const char* key, const Json& value) {
-    Json packet = good;
-    packet[key] = value;
-    return packet;
-  };
-  expect(with("buffer", 99), "without handing it over");
-  expect(with("bytes", 1 << 20), "");
-  expect(with("rows", 65), "65 rows published, capacity is 64");
-  expect(with("first_row", 5), "asked for row 0, got rows 5");
-  expect(with("rows", 0), "");
-  expect(with("rows", -1), "no valid 'rows'");
-  expect(with("rows", 1e30), "no valid 'rows'");
-  expect(with("closed", "yes"), "no valid 'closed'");
-  expect(with("segment", nullptr), "no valid 'segment'");
-  expect({{"op", "plan"}, {"steps", 1}, {"final", true}}, "unexpected packet 'plan'");
-  expect({{"op", "end"}, {"rows", 7}}, "ended at row 7");
 }
 
 }  // namespace

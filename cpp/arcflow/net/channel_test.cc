@@ -4,7 +4,9 @@
 #include "arcflow/net/channel.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <future>
@@ -267,6 +269,8 @@ TEST_F(ChannelTest, CallbacksThatOwnTheChannelDoNotLeakIt) {
 TEST_F(ChannelTest, KilledProcessIsSeenAtOnce) {
   const pid_t child = ::fork();
   if (child == 0) {  // no threads here: a fork has only the one that called it
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::alarm(60);  // ends it also when the test gives up before it kills it
     const Fd socket = Proven();
     const std::string frame = *EncodeFrame({{"op", "hello"}, {"pid", ::getpid()}});
     if (::send(socket.get(), frame.data(), frame.size(), MSG_NOSIGNAL) < 0) ::_exit(1);
