@@ -24,8 +24,8 @@ stage_lint() { tools/lint.sh; }
 stage_release() { native release; }
 stage_asan() { native asan; }
 stage_tsan() { native tsan; }
-stage_wheel() {
-  tools/build_wheel.sh && tools/install_wheel.sh && build/venv/bin/python tools/check_symbols.py build/wheel
+stage_wheel() {  # the same flags as `release`, so that ccache has most of it
+  WHEEL_FLAGS=--config-settings=cmake.define.ARC_WERROR=ON tools/build_wheel.sh && tools/install_wheel.sh && build/venv/bin/python tools/check_symbols.py build/wheel
 }
 stage_consumer() {
   rm -rf build/install build/consumer
@@ -34,7 +34,7 @@ stage_consumer() {
     cmake --build build/consumer && build/consumer/consumer
 }
 stage_pytest() {  # the tests of the TensorFlow ops feed themselves by a developer target
-  cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF >$logs/tf-configure.log &&
+  cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
     build/venv/bin/python -m pytest -q
 }
