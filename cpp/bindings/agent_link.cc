@@ -72,6 +72,7 @@ Status AgentLink::End(const std::string& feed) {
   const std::lock_guard lock(mutex_);
   ARC_ASSIGN(feed::Writer * writer, Find(feed));
   ARC_TRY(writer->Finish());
+  link_->memory().DropFeed(feed);
   return link_->End(feed);
 }
 

@@ -203,6 +203,17 @@ class TestFeeding:
         ):
             one.run(read, data=Feed(df, cache="memory"))
 
+    def test_reading_again_what_was_not_kept_is_refused_with_the_setting_that_keeps_it(self, spark):
+        df = spark.range(0, 8000, 1, 2).selectExpr(
+            "id", "array_repeat(float(id), 1000) as wide", "array(float(id), float(-id)) as x"
+        )
+        with (
+            Cluster(spark, size=1, feed_memory="4m", progress=False) as one,
+            pytest.raises(errors.NodeFailedError, match="cache='none' keeps rows.*cache='auto'"),
+        ):
+            args = {"passes": 2, "batch_size": 100}
+            one.run(read_ids, data=Feed(df, cache="none"), args=args)
+
     def test_a_node_that_wants_no_more_rows_ends_the_run_well(self, spark, cluster):
         df = spark.range(0, 200_000, 1, 2).selectExpr("id", "array_repeat(float(id), 500) as x")
 

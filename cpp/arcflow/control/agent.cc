@@ -192,6 +192,7 @@ Status Agent::Configure(net::Message& message) {
   options.size = config_.size;
   options.feeds = config_.feeds;
   options.feed_memory_bytes = config_.feed_memory_bytes;
+  if (config_.segment_bytes > 0) options.segment_bytes = config_.segment_bytes;
   options.local_dirs = config_.local_dirs;
   feed::FeedService::Callbacks callbacks;
   callbacks.send_to_feeder = [this](const json& packet) { SendToFeeder(packet, {}); };

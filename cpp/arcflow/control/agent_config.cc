@@ -129,6 +129,7 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
       .StringMap("versions", &c.versions, 64, kMaxNameBytes, Need::kOptional)
       .Int64("jvm_pid", &c.jvm_pid, 0, INT32_MAX, Need::kOptional)
       .Uint64("feed_memory_bytes", &c.feed_memory_bytes, std::uint64_t{1} << 50, Need::kOptional)
+      .Uint64("segment_bytes", &c.segment_bytes, std::uint64_t{1} << 40, Need::kOptional)
       .Strings("local_dirs", &c.local_dirs, kMaxEntries, kMaxPathBytes, Need::kOptional)
       .Number("heartbeat_s", &c.heartbeat_s, 0.01, kMaxSeconds, Need::kOptional)
       .Number("connect_timeout_s", &c.connect_timeout_s, 0.01, kMaxSeconds, Need::kOptional);

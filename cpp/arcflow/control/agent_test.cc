@@ -464,6 +464,20 @@ TEST_F(AgentTest, FeedingStartsBeforeTheNode) {
   EXPECT_EQ(link.stats().acquires, 1u);
 }
 
+TEST_F(AgentTest, AReaderMayKeepAsManySegmentsAsTheConfiguredSizeAllows) {
+  std::size_t leases[2];
+  for (const std::size_t segment_bytes : {64 << 10, 32 << 10}) {
+    StartCoordinator(1);
+    json config = Config(0, 1, "ask_for_feed");
+    config["segment_bytes"] = segment_bytes;
+    std::string result;
+    EXPECT_EQ(OutcomeOf(Launch(config), &result)["status"], "ok");
+    leases[segment_bytes == 32 << 10] = json::parse(result)["max_leases"];
+  }
+  EXPECT_GT(leases[0], 2u);
+  EXPECT_GT(leases[1], leases[0]);
+}
+
 /// Fills the whole budget of a feed that is read once, so that the next Acquire has to wait for a
 /// reader.
 void FillBudget(FeederLink& link) {

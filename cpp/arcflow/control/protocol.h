@@ -161,6 +161,7 @@ struct AgentConfig {
   std::int64_t jvm_pid = 0;  // executor's JVM; 0 = none to watch
   std::map<std::string, feed::FeedOptions> feeds;
   std::uint64_t feed_memory_bytes = 0;
+  std::uint64_t segment_bytes = 0;  // size that the feeder aims at; 0: learnt as it asks
   std::vector<std::string> local_dirs;
   double grace_s = 5;  // between SIGTERM and SIGKILL
   double heartbeat_s = 1;

@@ -89,6 +89,9 @@ class ReaderSession {
   /// polling it wakes up.
   bool alive() const { return alive_; }
 
+  /// An answer is due that only the feeder, here or at another rank, can bring about.
+  bool waits_for_feeder() const { return alive_ && (waits_for_rows_ || !plans_.empty()); }
+
   /// The buffer's memory is destroyed: the reader hears of it with its next segment, if it ever got
   /// that buffer.
   void Forget(std::uint64_t buffer);

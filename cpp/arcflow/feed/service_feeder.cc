@@ -106,13 +106,22 @@ void FeedService::Impl::PumpAcquires() {
   }
 }
 
+/// Whether readers of other feeds wait for the feeder: it brings the rows of all feeds, so one that
+/// waits for room in this feed keeps them waiting.
+bool FeedService::Impl::HoldsUpOthers(const Feed& feed) const {
+  return std::any_of(sessions.begin(), sessions.end(), [&](const auto& entry) {
+    return entry.second.feed != &feed && entry.second.reader->waits_for_feeder();
+  });
+}
+
 /// False: parked.
 bool FeedService::Impl::AnswerAcquire(const ParkedAcquire& request) {
   Feed& feed = *request.feed;
   Status refused = refusal;
   std::optional<BufferStore::Grant> grant;
   if (refused.ok()) {
-    Result<std::optional<BufferStore::Grant>> result = memory.Acquire(feed, request.bytes);
+    Result<std::optional<BufferStore::Grant>> result =
+        memory.Acquire(feed, request.bytes, HoldsUpOthers(feed));
     refused = result.status();
     if (result.ok()) grant = std::move(*result);
   }

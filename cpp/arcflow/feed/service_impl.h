@@ -52,6 +52,7 @@ class FeedService::Impl final : public ReaderHost {
   Status TakeMemory(std::uint64_t buffer, bool needed, std::vector<Fd> fds);
   void PumpAcquires();
   bool AnswerAcquire(const ParkedAcquire& request);
+  bool HoldsUpOthers(const Feed& feed) const;
 
   // Readers: service.cc
   Result<int> AddReader(const std::string& feed, Fd socket);

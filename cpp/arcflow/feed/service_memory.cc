@@ -27,7 +27,8 @@ FeedMemory::FeedMemory(std::size_t budget_bytes, std::size_t segment_bytes,
       feeds_(std::move(feeds)),
       unit_(BufferStore::RoundUp(segment_bytes)) {}
 
-Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, std::size_t bytes) {
+Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, std::size_t bytes,
+                                                              bool holds_up_others) {
   bytes = BufferStore::RoundUp(bytes);
   if (bytes > store_.budget_bytes()) {
     return ResourceExhausted("a segment of " + Bytes(bytes) + " for feed '" + feed.name +
@@ -42,7 +43,7 @@ Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, s
   for (;;) {
     std::optional<BufferStore::Grant> grant = store_.TryGrant(feed.name, bytes);
     if (grant) return grant;
-    ARC_ASSIGN(const bool freed, Reclaim(feed));
+    ARC_ASSIGN(const bool freed, Reclaim(feed, holds_up_others));
     if (!freed) break;
   }
   ARC_TRY(WhyNever(feed, bytes));
@@ -50,20 +51,23 @@ Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, s
 }
 
 /// Frees some memory, of this feed first: its writer can use that as it is.
-Result<bool> FeedMemory::Reclaim(FeedState& feed) {
-  ARC_ASSIGN(const bool own, ReclaimFrom(feed));
+Result<bool> FeedMemory::Reclaim(FeedState& feed, bool holds_up_others) {
+  ARC_ASSIGN(const bool own, ReclaimFrom(feed, !holds_up_others));
   if (own) return true;
   for (const auto& [name, other] : feeds_) {
     if (other == &feed) continue;
-    ARC_ASSIGN(const bool freed, ReclaimFrom(*other));
+    ARC_ASSIGN(const bool freed, ReclaimFrom(*other, !holds_up_others));
     if (freed) return true;
   }
   return false;
 }
 
-Result<bool> FeedMemory::ReclaimFrom(FeedState& feed) {
-  if (feed.cache == Cache::kNone) return DropPassed(feed);
-  if (!MayMove(feed)) return false;
+Result<bool> FeedMemory::ReclaimFrom(FeedState& feed, bool may_wait) {
+  if (feed.cache == Cache::kNone) {
+    if (DropPassed(feed)) return true;
+    if (may_wait) return false;
+  }
+  if (feed.cache == Cache::kMemory) return false;
   const std::optional<std::uint64_t> victim = feed.log.SpillVictim();
   if (!victim) return false;
   ARC_TRY(Spill(feed, *victim));

@@ -303,6 +303,33 @@ TEST_F(FeedMemoryTest, FeedsShareTheBudget) {
   EXPECT_EQ(ReadAll(node, *train), 10 * kRowsPerPage);
 }
 
+/// Spark's one feeder brings the rows of both feeds mixed; the program reads one feed after the
+/// other. Under `none` the feed that is not read yet must not stop the one that is.
+TEST_F(FeedMemoryTest, NoneKeepsRowsOnDiskWhileAReaderOfAnotherFeedWaits) {
+  for (const Cache other : {Cache::kNone, Cache::kAuto}) {
+    ServiceOptions options = Options(other, 4);
+    options.feeds["validation"] = {testing::OneColumn(), Cache::kNone};
+    TestNode node(std::move(options));
+    auto train = node.Open("train");
+    EXPECT_EQ(node.Ask(*train, 0), nullptr);
+    for (int i = 0; i < 12; ++i) ASSERT_TRUE(node.Write("validation")) << i;
+    for (std::uint64_t i = 1; i <= 8; ++i) {
+      ASSERT_TRUE(node.Write("train")) << i;
+      const json segment = train->Receive();
+      ASSERT_EQ(segment["op"], "segment");
+      node.Release(*train, segment["segment"]);
+      EXPECT_EQ(node.Ask(*train, i * kRowsPerPage), nullptr);
+    }
+    node.End("train");
+    EXPECT_EQ(train->Receive()["op"], "end");
+    node.End("validation");
+    EXPECT_LE(node.feeder_bytes(), 4 * kPage);
+    EXPECT_GT(node.service().Stats()["feeds"]["validation"]["spilled_segments"], 0);
+    auto validation = node.Open("validation");
+    EXPECT_EQ(ReadAll(node, *validation), 12 * kRowsPerPage);
+  }
+}
+
 TEST_F(FeedMemoryTest, OpenSegmentsThatFillTheBudgetAreAnErrorAndNoHang) {
   ServiceOptions options = Options(Cache::kAuto, 2);
   options.feeds["a"] = options.feeds["b"] = {testing::OneColumn(), Cache::kAuto};

@@ -4,14 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "arcflow/base/fd.h"
-#include "arcflow/base/mapping.h"
 #include "arcflow/columnar/arrow_view.h"
 #include "arcflow/feed/segment.h"
 #include "arcflow/feed/segment_plan.h"
@@ -44,8 +42,6 @@ struct Writer::Impl {
   const Options options;
   SegmentSource& source;
   SegmentPlanner planner;
-  std::map<std::uint64_t, Mapping>
-      mappings;  // by buffer id; kept, so that recycled memory stays faulted in
   std::optional<Open> open;
   Status failed;  // sticky
   std::uint64_t rows = 0;
@@ -55,21 +51,10 @@ struct Writer::Impl {
 
 /// Maps a new buffer, or finds the mapping of one used before.
 Result<std::byte*> Writer::Impl::MapBuffer(const SegmentSource::Grant& grant, Fd* memfd) {
-  for (std::uint64_t gone : grant.drop) mappings.erase(gone);
-  if (!grant.create) {
-    const auto it = mappings.find(grant.buffer);
-    if (it == mappings.end() || it->second.size_bytes() < grant.size_bytes) {
-      return Internal("buffer " + std::to_string(grant.buffer) + " of " +
-                      std::to_string(grant.size_bytes) + " bytes was never made by this writer");
-    }
-    return it->second.data();
-  }
-  ARC_ASSIGN(*memfd, CreateMemfd("arcflow-" + options.feed, grant.size_bytes));
-  ARC_ASSIGN(Mapping mapping, Mapping::Map(*memfd, grant.size_bytes, true, true));
-  ARC_TRY(SealForReaders(*memfd));  // after mapping: this mapping stays the only writable one
-  std::byte* base = mapping.data();
-  mappings.insert_or_assign(grant.buffer, std::move(mapping));
-  return base;
+  GrantedMemory& memory = source.memory();
+  memory.Drop(grant.drop);
+  if (!grant.create) return memory.Find(grant.buffer, grant.size_bytes);
+  return memory.Create(options.feed, grant.buffer, grant.size_bytes, memfd);
 }
 
 Status Writer::Impl::OpenSegment(const BatchView& batch, std::size_t row, Deadline deadline) {

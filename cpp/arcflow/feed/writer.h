@@ -12,6 +12,7 @@
 #include "arcflow/base/status.h"
 #include "arcflow/columnar/arrow_abi.h"
 #include "arcflow/columnar/schema.h"
+#include "arcflow/feed/granted_memory.h"
 
 namespace arcflow::feed {
 
@@ -22,10 +23,9 @@ class SegmentSource {
   struct Grant {
     std::uint64_t buffer = 0;    // id of the memory
     std::size_t size_bytes = 0;  // its size; >= what was asked for
-    bool create = false;  // true: make a memfd of that size; false: a buffer this writer made
-                          // before, empty again
-    std::vector<std::uint64_t>
-        drop;  // buffers given up for this one: whoever made them unmaps them first
+    bool create = false;  // true: make a memfd of that size; false: a buffer made before for this
+                          // feed, empty again
+    std::vector<std::uint64_t> drop;  // buffers of any feed, given up for this one: unmapped first
   };
   virtual ~SegmentSource() = default;
   /// Waits until the budget allows a segment of `min_bytes`. Cancelled when the node wants no more
@@ -36,12 +36,18 @@ class SegmentSource {
   /// created buffer is used, else -1.
   virtual Status Publish(const std::string& feed, const Grant& grant, std::size_t rows, bool closed,
                          int fd) = 0;
+
+  /// What this source's grants have become in this process; all its writers share it.
+  GrantedMemory& memory() { return memory_; }
+
+ private:
+  GrantedMemory memory_;
 };
 
 /// Appends batches to one feed. Rows become visible to readers after every Append; a segment is
 /// closed when it is full. Capacity in rows is a power of two where rows are of fixed size, so that
-/// usual batch sizes never straddle segments. Threads: one thread at a time. Blocking: Append
-/// (while the budget is used up).
+/// usual batch sizes never straddle segments. Threads: one thread at a time for all writers of a
+/// source. Blocking: Append (while the budget is used up).
 class Writer {
  public:
   struct Options {
@@ -63,7 +69,8 @@ class Writer {
   /// batch makes the writer unusable (FailedPrecondition), as Unavailable and Cancelled do.
   Status Append(const ArrowSchema& schema, const ArrowArray& batch, Deadline deadline,
                 std::size_t* taken = nullptr);
-  /// Closes the open segment. Idempotent; nothing to do after an error.
+  /// Closes the open segment. Idempotent; nothing to do after an error. The feed's memory stays
+  /// mapped for a later Append; who knows that none will come calls memory().DropFeed().
   Status Finish();
 
   std::uint64_t rows() const;

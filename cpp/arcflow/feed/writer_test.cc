@@ -47,12 +47,12 @@ class RecordingSource : public SegmentSource {
                  int fd) override {
     if (!publish_error.ok()) return publish_error;
     published.push_back({grant.buffer, rows, closed, fd >= 0});
-    if (fd >= 0) memory[grant.buffer] = Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    if (fd >= 0) memfds[grant.buffer] = Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
     return Status::Ok();
   }
   /// A batch of the published rows of a buffer.
   Batch Read(std::uint64_t buffer, const Schema& schema, std::size_t rows) {
-    Result<Mapping> mapping = Mapping::Map(memory.at(buffer), sizes.at(buffer), false, true);
+    Result<Mapping> mapping = Mapping::Map(memfds.at(buffer), sizes.at(buffer), false, true);
     EXPECT_TRUE(mapping.ok()) << mapping.status().ToString();
     auto view = SegmentView::Attach(std::make_shared<const Mapping>(std::move(*mapping)), schema,
                                     rows, nullptr, nullptr);
@@ -68,7 +68,7 @@ class RecordingSource : public SegmentSource {
   std::vector<std::size_t> asked;
   std::vector<Publication> published;
   std::map<std::uint64_t, std::size_t> sizes;
-  std::map<std::uint64_t, Fd> memory;
+  std::map<std::uint64_t, Fd> memfds;
   std::vector<std::uint64_t> drop;
   bool recycle = false;
   std::size_t grant_less_by = 0;
@@ -238,12 +238,38 @@ TEST(WriterTest, MemoryGivenUpIsUnmapped) {
   EXPECT_EQ(Append(sut, DenseBatch(2, 1)).code(), Code::kInternal);
 }
 
+TEST(WriterTest, MemoryOfAnotherFeedThatIsGivenUpIsUnmappedToo) {
+  RecordingSource source;
+  Writer train({"train", Dense(), 1 << 14}, source);
+  Writer valid({"valid", Dense(), 1 << 14}, source);
+  ASSERT_TRUE(Append(train, DenseBatch(0, 1)).ok());
+  ASSERT_TRUE(train.Finish().ok());
+  const std::size_t one = source.memory().mapped_bytes();
+  source.drop = {1};
+  ASSERT_TRUE(Append(valid, DenseBatch(1, 1)).ok());
+  EXPECT_EQ(source.memory().mapped_bytes(), one);
+  EXPECT_EQ(source.memory().Find(1, 1).status().code(), Code::kInternal);
+}
+
+TEST(WriterTest, MemoryOfAnEndedFeedIsUnmappedAndThatOfOthersIsNot) {
+  RecordingSource source;
+  Writer train({"train", Dense(), 1 << 14}, source);
+  Writer valid({"valid", Dense(), 1 << 14}, source);
+  ASSERT_TRUE(Append(train, DenseBatch(0, 1)).ok());
+  ASSERT_TRUE(Append(valid, DenseBatch(1, 1)).ok());
+  source.memory().DropFeed("train");
+  EXPECT_FALSE(source.memory().Find(1, 1).ok());
+  EXPECT_TRUE(source.memory().Find(2, 1).ok());
+  source.memory().DropFeed("valid");
+  EXPECT_EQ(source.memory().mapped_bytes(), 0u);
+}
+
 TEST(WriterTest, OtherProcessesCannotWriteToPublishedMemory) {
   RecordingSource source;
   Writer sut({"train", Dense(), 1 << 14}, source);
   ASSERT_TRUE(Append(sut, DenseBatch(0, 1)).ok());
-  EXPECT_FALSE(Mapping::Map(source.memory.at(1), source.sizes.at(1), true, false).ok());
-  EXPECT_EQ(::fcntl(source.memory.at(1).get(), F_GET_SEALS) & (F_SEAL_SHRINK | F_SEAL_GROW),
+  EXPECT_FALSE(Mapping::Map(source.memfds.at(1), source.sizes.at(1), true, false).ok());
+  EXPECT_EQ(::fcntl(source.memfds.at(1).get(), F_GET_SEALS) & (F_SEAL_SHRINK | F_SEAL_GROW),
             F_SEAL_SHRINK | F_SEAL_GROW);
 }
 

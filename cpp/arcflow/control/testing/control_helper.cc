@@ -15,6 +15,7 @@
 #include "arcflow/control/feeder_link.h"
 #include "arcflow/control/node_link.h"
 #include "arcflow/control/text.h"
+#include "arcflow/net/packet.h"
 
 namespace {
 
@@ -67,6 +68,16 @@ int Fail(NodeLink& link, bool peer_loss) {
   SleepForEver();  // as TensorFlow does when its peers are gone
 }
 
+/// Opens the feed before any row has come; the result is what the agent says of it.
+int AskForFeed(int broker_fd, NodeLink& link) {
+  const auto deadline = Deadline::AfterSeconds(kTimeout_s);
+  auto session = arcflow::control::OpenSession(broker_fd, "reader", "train", deadline);
+  if (!session.ok()) return Give(session.status().ToString());
+  auto message = arcflow::net::ReceiveMessage(session->get(), -1, deadline);
+  if (!message.ok() || !*message) return Give("no answer: " + message.status().ToString());
+  return link.SetResult((**message).body->dump()).ok() ? 0 : Give("result");
+}
+
 int Node(const std::string& mode) {
   if (mode == "early_exit") return 3;
   auto fd = NodeLink::BrokerFdFromEnvironment();
@@ -103,6 +114,7 @@ int Node(const std::string& mode) {
     return code;
   }
   if (mode == "result") return (*link)->SetResult("early").ok() ? 0 : Give("result");
+  if (mode == "ask_for_feed") return AskForFeed(*fd, **link);
   if (mode == "ok") return Succeed(**link, config);
   SleepForEver();
 }

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// GrantedMemory: makes, finds and unmaps the buffers of a feeder.
+#include "arcflow/feed/granted_memory.h"
+
+#include <utility>
+
+namespace arcflow::feed {
+
+Result<std::byte*> GrantedMemory::Create(const std::string& feed, std::uint64_t buffer,
+                                         std::size_t size_bytes, Fd* memfd) {
+  ARC_ASSIGN(*memfd, CreateMemfd("arcflow-" + feed, size_bytes));
+  ARC_ASSIGN(Mapping mapping, Mapping::Map(*memfd, size_bytes, true, true));
+  ARC_TRY(SealForReaders(*memfd));  // after mapping: this mapping stays the only writable one
+  std::byte* base = mapping.data();
+  buffers_.insert_or_assign(buffer, Buffer{feed, std::move(mapping)});
+  return base;
+}
+
+Result<std::byte*> GrantedMemory::Find(std::uint64_t buffer, std::size_t size_bytes) const {
+  const auto it = buffers_.find(buffer);
+  if (it == buffers_.end() || it->second.mapping.size_bytes() < size_bytes) {
+    return Internal("buffer " + std::to_string(buffer) + " of " + std::to_string(size_bytes) +
+                    " bytes was never made by this feeder");
+  }
+  return it->second.mapping.data();
+}
+
+void GrantedMemory::Drop(const std::vector<std::uint64_t>& buffers) {
+  for (const std::uint64_t id : buffers) buffers_.erase(id);
+}
+
+void GrantedMemory::DropFeed(const std::string& feed) {
+  std::erase_if(buffers_, [&](const auto& entry) { return entry.second.feed == feed; });
+}
+
+std::size_t GrantedMemory::mapped_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& [id, buffer] : buffers_) sum += buffer.mapping.size_bytes();
+  return sum;
+}
+
+}  // namespace arcflow::feed

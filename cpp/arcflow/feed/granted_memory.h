@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// GrantedMemory: the writable mappings of one feeder, whichever of its feeds they were made for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "arcflow/base/fd.h"
+#include "arcflow/base/mapping.h"
+#include "arcflow/base/status.h"
+
+namespace arcflow::feed {
+
+/// Buffers that the agent granted and this process made. They stay mapped while the agent may grant
+/// them again, so that recycled memory keeps its pages; what the agent gives up, and what belongs
+/// to a feed that has ended, is unmapped, because a mapping holds memory that the budget no longer
+/// counts. Threads: one thread at a time. Never blocks.
+class GrantedMemory {
+ public:
+  /// Makes and maps a new buffer of `size_bytes` for `feed`, sealed so that this mapping stays the
+  /// only writable one. `memfd` receives the descriptor to publish. Errors: those of memfd and
+  /// mmap.
+  Result<std::byte*> Create(const std::string& feed, std::uint64_t buffer, std::size_t size_bytes,
+                            Fd* memfd);
+  /// The mapping of a buffer made before. Internal unless it is there and has `size_bytes`.
+  Result<std::byte*> Find(std::uint64_t buffer, std::size_t size_bytes) const;
+  /// Unmaps the buffers that are still mapped.
+  void Drop(const std::vector<std::uint64_t>& buffers);
+  /// Unmaps every buffer of a feed that gets no more rows.
+  void DropFeed(const std::string& feed);
+
+  std::size_t mapped_bytes() const;
+
+ private:
+  struct Buffer {
+    std::string feed;
+    Mapping mapping;
+  };
+  std::map<std::uint64_t, Buffer> buffers_;
+};
+
+}  // namespace arcflow::feed
