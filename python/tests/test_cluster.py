@@ -207,12 +207,24 @@ class TestFeeding:
         df = spark.range(0, 8000, 1, 2).selectExpr(
             "id", "array_repeat(float(id), 1000) as wide", "array(float(id), float(-id)) as x"
         )
-        with (
-            Cluster(spark, size=1, feed_memory="4m", progress=False) as one,
-            pytest.raises(errors.NodeFailedError, match="cache='none' keeps rows.*cache='auto'"),
+        feed = Feed(df, cache="none")
+        with Cluster(spark, size=1, feed_memory="4m", progress=False) as one, pytest.raises(
+            errors.NodeFailedError, match=r"cache='none' keeps rows.*cache='auto'"
         ):
-            args = {"passes": 2, "batch_size": 100}
-            one.run(read_ids, data=Feed(df, cache="none"), args=args)
+            one.run(read_ids, data=feed, args={"passes": 2, "batch_size": 100})
+
+    def test_feeds_that_are_not_kept_can_be_read_one_after_the_other(self, spark):
+        df = spark.range(0, 4000, 1, 2).selectExpr("id", "array_repeat(float(id), 1000) as x")
+
+        def read(ctx):
+            return [
+                sorted(i for columns, _ in ctx.reader(name, 50) for i in columns["id"].tolist())
+                for name in ("train", "validation")
+            ]
+
+        feeds = {"train": Feed(df, cache="none"), "validation": Feed(df, cache="none")}
+        with Cluster(spark, size=1, feed_memory="4m", progress=False) as one:
+            assert one.run(read, data=feeds).values == [[list(range(4000))] * 2]
 
     def test_a_node_that_wants_no_more_rows_ends_the_run_well(self, spark, cluster):
         df = spark.range(0, 200_000, 1, 2).selectExpr("id", "array_repeat(float(id), 500) as x")

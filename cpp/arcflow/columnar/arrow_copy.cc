@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "arcflow/base/stream_copy.h"
 #include "arcflow/columnar/arrow_view.h"
 
 namespace arcflow::columnar {
@@ -74,7 +75,7 @@ void CopyRows(const ColumnView& view, const Column& column, std::size_t begin, s
     CopyBits(view.data, view.first_bit + begin * k, rows * k, out);
     return;
   }
-  std::memcpy(out, view.data + begin * column.row_bytes(), bytes);
+  StreamCopy(out, view.data + begin * column.row_bytes(), bytes);
 }
 
 std::uint64_t StringBytes(const ColumnView& view, std::size_t begin, std::size_t rows) {
@@ -112,7 +113,7 @@ void CopyStrings(const ColumnView& view, std::size_t begin, std::size_t rows, st
       }
   }
   const std::uint64_t total = StringBytes(view, begin, rows);
-  if (total > 0) std::memcpy(bytes, view.data + Position(view, begin), total);
+  StreamCopy(bytes, view.data + Position(view, begin), total);
 }
 
 }  // namespace arcflow::columnar

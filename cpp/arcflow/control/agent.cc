@@ -33,6 +33,7 @@ constexpr std::chrono::milliseconds kBeatDelay{
 constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::uint64_t kLinesPerSecond = 500;  // forwarded to the driver
 constexpr double kAtOnce_s = 0;
+constexpr double kFeedTick_s = 1;
 
 }  // namespace
 
@@ -200,6 +201,8 @@ Status Agent::Configure(net::Message& message) {
     ScheduleBeat(service_ && service_->Local(feed).ended);
   };
   service_ = std::make_unique<feed::FeedService>(std::move(options), std::move(callbacks));
+  loop_->Every(Seconds(kFeedTick_s),
+               [this] { service_->OnTick(std::chrono::steady_clock::now()); });
   ARC_ASSIGN(port_, HeldPort::Reserve(config_.host));
   if (config_.jvm_pid == 0) return Status::Ok();
   auto pidfd = OpenPidfd(static_cast<pid_t>(config_.jvm_pid));

@@ -136,6 +136,8 @@ Result<ReaderHost::GetAnswer> FeedService::Impl::Get(ReaderId reader, std::uint6
     case FeedLog::Where::kHere:
       break;
   }
+  feed.last_get = std::chrono::steady_clock::now();
+  feed.stuck = false;
   return Lend(feed, reader, *found.segment);
 }
 
@@ -299,6 +301,11 @@ RankRows FeedService::Local(const std::string& feed) const {
   const Result<Impl::Feed*> found = impl_->FindFeed(feed);
   if (!found.ok()) return {};
   return {(*found)->log.rows(), (*found)->log.ended()};
+}
+
+void FeedService::OnTick(std::chrono::steady_clock::time_point now) {
+  impl_->OnTick(now);
+  impl_->Flush();
 }
 
 void FeedService::RefuseMore() {

@@ -3,6 +3,7 @@
 // readers.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -66,6 +67,11 @@ class FeedService {
   void SetRanks(const std::string& feed, const std::vector<RankRows>& ranks);
   /// This rank's own rows.
   RankRows Local(const std::string& feed) const;
+
+  /// Call about once a second. When the feeder has waited kStuckAfter for room while readers wait
+  /// for the feeder, rows of feeds that nobody read meanwhile may go to disk, even under kNone.
+  void OnTick(std::chrono::steady_clock::time_point now);
+  static constexpr std::chrono::milliseconds kStuckAfter{500};
 
   /// The node is done or the run is ending: later and parked `acquire`s are refused with CANCELLED.
   void RefuseMore();

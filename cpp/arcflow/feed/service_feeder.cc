@@ -106,9 +106,17 @@ void FeedService::Impl::PumpAcquires() {
   }
 }
 
-/// Whether readers of other feeds wait for the feeder: it brings the rows of all feeds, so one that
-/// waits for room in this feed keeps them waiting.
-bool FeedService::Impl::HoldsUpOthers(const Feed& feed) const {
+/// The feeder brings the rows of all feeds, so while it waits for room, readers may wait for rows
+/// behind those that take the room. If nobody reads these meanwhile, no room will come.
+void FeedService::Impl::OnTick(std::chrono::steady_clock::time_point now) {
+  if (acquires.empty() || now - acquires.front().since < kStuckAfter) return;
+  for (const auto& [name, feed] : feeds) {
+    if (now - feed->last_get >= kStuckAfter && OthersWaitForFeeder(*feed)) feed->stuck = true;
+  }
+  Pump();
+}
+
+bool FeedService::Impl::OthersWaitForFeeder(const Feed& feed) const {
   return std::any_of(sessions.begin(), sessions.end(), [&](const auto& entry) {
     return entry.second.feed != &feed && entry.second.reader->waits_for_feeder();
   });
@@ -120,8 +128,7 @@ bool FeedService::Impl::AnswerAcquire(const ParkedAcquire& request) {
   Status refused = refusal;
   std::optional<BufferStore::Grant> grant;
   if (refused.ok()) {
-    Result<std::optional<BufferStore::Grant>> result =
-        memory.Acquire(feed, request.bytes, HoldsUpOthers(feed));
+    Result<std::optional<BufferStore::Grant>> result = memory.Acquire(feed, request.bytes);
     refused = result.status();
     if (result.ok()) grant = std::move(*result);
   }

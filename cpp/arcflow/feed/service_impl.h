@@ -32,6 +32,7 @@ class FeedService::Impl final : public ReaderHost {
     std::deque<PassStats> passes;  // the newest
     std::uint64_t passes_count = 0;
     std::uint64_t acquire_wait_ns = 0;
+    std::chrono::steady_clock::time_point last_get;  // for rows that are there
   };
   struct Session {
     std::unique_ptr<ReaderSession> reader;
@@ -52,7 +53,8 @@ class FeedService::Impl final : public ReaderHost {
   Status TakeMemory(std::uint64_t buffer, bool needed, std::vector<Fd> fds);
   void PumpAcquires();
   bool AnswerAcquire(const ParkedAcquire& request);
-  bool HoldsUpOthers(const Feed& feed) const;
+  bool OthersWaitForFeeder(const Feed& feed) const;
+  void OnTick(std::chrono::steady_clock::time_point now);
 
   // Readers: service.cc
   Result<int> AddReader(const std::string& feed, Fd socket);

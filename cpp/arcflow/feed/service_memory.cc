@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "arcflow/base/log.h"
 #include "arcflow/feed/spill.h"
@@ -27,8 +28,7 @@ FeedMemory::FeedMemory(std::size_t budget_bytes, std::size_t segment_bytes,
       feeds_(std::move(feeds)),
       unit_(BufferStore::RoundUp(segment_bytes)) {}
 
-Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, std::size_t bytes,
-                                                              bool holds_up_others) {
+Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, std::size_t bytes) {
   bytes = BufferStore::RoundUp(bytes);
   if (bytes > store_.budget_bytes()) {
     return ResourceExhausted("a segment of " + Bytes(bytes) + " for feed '" + feed.name +
@@ -43,29 +43,34 @@ Result<std::optional<BufferStore::Grant>> FeedMemory::Acquire(FeedState& feed, s
   for (;;) {
     std::optional<BufferStore::Grant> grant = store_.TryGrant(feed.name, bytes);
     if (grant) return grant;
-    ARC_ASSIGN(const bool freed, Reclaim(feed, holds_up_others));
+    ARC_ASSIGN(const bool freed, Reclaim(feed));
     if (!freed) break;
   }
   ARC_TRY(WhyNever(feed, bytes));
   return std::optional<BufferStore::Grant>();
 }
 
-/// Frees some memory, of this feed first: its writer can use that as it is.
-Result<bool> FeedMemory::Reclaim(FeedState& feed, bool holds_up_others) {
-  ARC_ASSIGN(const bool own, ReclaimFrom(feed, !holds_up_others));
-  if (own) return true;
+/// Frees some memory of the feed that holds most, so that feeds that take turns come to equal
+/// shares; of this feed among equals, whose writer can use it as it is.
+Result<bool> FeedMemory::Reclaim(FeedState& feed) {
+  std::vector<FeedState*> victims{&feed};
   for (const auto& [name, other] : feeds_) {
-    if (other == &feed) continue;
-    ARC_ASSIGN(const bool freed, ReclaimFrom(*other, !holds_up_others));
+    if (other != &feed) victims.push_back(other);
+  }
+  std::stable_sort(victims.begin(), victims.end(), [&](const FeedState* a, const FeedState* b) {
+    return store_.busy_bytes(a->name) > store_.busy_bytes(b->name);
+  });
+  for (FeedState* victim : victims) {
+    ARC_ASSIGN(const bool freed, ReclaimFrom(*victim));
     if (freed) return true;
   }
   return false;
 }
 
-Result<bool> FeedMemory::ReclaimFrom(FeedState& feed, bool may_wait) {
+Result<bool> FeedMemory::ReclaimFrom(FeedState& feed) {
   if (feed.cache == Cache::kNone) {
     if (DropPassed(feed)) return true;
-    if (may_wait) return false;
+    if (!feed.stuck) return false;
   }
   if (feed.cache == Cache::kMemory) return false;
   const std::optional<std::uint64_t> victim = feed.log.SpillVictim();

@@ -23,6 +23,7 @@ struct FeedState {
   std::string name;
   Cache cache = Cache::kAuto;
   FeedLog log;
+  bool stuck = false;  // under kNone: nobody reads it, and to wait until somebody does helps nobody
   std::map<std::uint64_t, Fd> files;  // read-only, by id
   std::uint64_t spilled_bytes = 0;    // in `files`
 };
@@ -38,11 +39,9 @@ class FeedMemory {
              Feeds feeds);
 
   /// Room for a segment of the feed, taken from rows that may move or go if need be; std::nullopt:
-  /// only when readers have gone on. `holds_up_others`: no reader can be waited for, because they
-  /// wait for rows of another feed that come after these; rows under kNone then move to disk.
-  /// Errors (the request will never be granted): ResourceExhausted, or what the disk said.
-  Result<std::optional<BufferStore::Grant>> Acquire(FeedState& feed, std::size_t bytes,
-                                                    bool holds_up_others);
+  /// only when readers have gone on. Errors (the request will never be granted): ResourceExhausted,
+  /// or what the disk said.
+  Result<std::optional<BufferStore::Grant>> Acquire(FeedState& feed, std::size_t bytes);
 
   /// Sees to it that leasing a segment leaves the writer room: moves it to disk if need be. False:
   /// that cannot be because it is open; it has to be closed first, or copied.
@@ -75,8 +74,8 @@ class FeedMemory {
   const BufferStore& store() const { return store_; }
 
  private:
-  Result<bool> Reclaim(FeedState& feed, bool holds_up_others);
-  Result<bool> ReclaimFrom(FeedState& feed, bool may_wait);
+  Result<bool> Reclaim(FeedState& feed);
+  Result<bool> ReclaimFrom(FeedState& feed);
   Status Spill(FeedState& feed, std::uint64_t number);
   void SpillOrWarn(FeedState& feed, std::uint64_t number);
   bool DropPassed(FeedState& feed);

@@ -6,9 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -303,6 +306,25 @@ TEST_F(FeedMemoryTest, FeedsShareTheBudget) {
   EXPECT_EQ(ReadAll(node, *train), 10 * kRowsPerPage);
 }
 
+TEST_F(FeedMemoryTest, AFeedThatComesLaterGetsItsShareOfWhatAnEarlierOneHasRead) {
+  ServiceOptions options = Options(Cache::kNone, 8);
+  options.feeds["validation"] = {testing::OneColumn(), Cache::kNone};
+  TestNode node(std::move(options));
+  std::map<std::string, std::set<std::uint64_t>> buffers;
+  for (const std::string feed : {"train", "validation"}) {
+    auto reader = node.Open(feed);
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      ASSERT_TRUE(node.Write(feed));
+      const json segment = node.Ask(*reader, i * kRowsPerPage);
+      ASSERT_EQ(segment["op"], "segment");
+      node.Release(*reader, segment["segment"]);
+      buffers[feed].insert(segment["buffer"].get<std::uint64_t>());
+    }
+  }
+  EXPECT_EQ(buffers["train"].size(), 8u);
+  EXPECT_GE(buffers["validation"].size(), 4u);
+}
+
 /// Spark's one feeder brings the rows of both feeds mixed; the program reads one feed after the
 /// other. Under `none` the feed that is not read yet must not stop the one that is.
 TEST_F(FeedMemoryTest, NoneKeepsRowsOnDiskWhileAReaderOfAnotherFeedWaits) {
@@ -312,7 +334,18 @@ TEST_F(FeedMemoryTest, NoneKeepsRowsOnDiskWhileAReaderOfAnotherFeedWaits) {
     TestNode node(std::move(options));
     auto train = node.Open("train");
     EXPECT_EQ(node.Ask(*train, 0), nullptr);
-    for (int i = 0; i < 12; ++i) ASSERT_TRUE(node.Write("validation")) << i;
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(node.Write("validation"));
+    node.Acquire("validation", kPage);
+    EXPECT_EQ(node.Answer(), nullptr) << "its own reader may come";
+    node.service().OnTick(std::chrono::steady_clock::now() + FeedService::kStuckAfter);
+    json grant = node.Answer();
+    for (std::uint64_t i = 4; i < 12; ++i) {
+      ASSERT_EQ(grant["op"], "segment") << i;
+      node.Publish("validation", grant["buffer"], i * kRowsPerPage, 0, kRowsPerPage, true);
+      if (i == 11) break;
+      node.Acquire("validation", kPage);
+      grant = node.Answer();
+    }
     for (std::uint64_t i = 1; i <= 8; ++i) {
       ASSERT_TRUE(node.Write("train")) << i;
       const json segment = train->Receive();
