@@ -38,6 +38,14 @@ def put_rows(queue: Any, rows: list[Any], batches: int) -> None:
     queue.put(None)
 
 
+def put_one_by_one(queue: Any, rows: list[Any], batches: int) -> None:
+    """As `TFSparkNode.train` of TensorFlowOnSpark does: one call of the manager for each row."""
+    for _ in range(batches):
+        for row in rows:
+            queue.put(row)
+    queue.put(None)
+
+
 def main() -> None:
     ipc_path, queue_path = sys.argv[1:3]
     pools: dict[tuple[str, str], Any] = {}
@@ -57,10 +65,12 @@ def main() -> None:
                     array = shape.arrays()[0]
                     is_bytes = shape.dtype == "uint8"
                     rows = [row.tobytes() for row in array] if is_bytes else array.tolist()
-                    pools[key] = rows if how == "lists" else list(array)
+                    pools[key] = list(array) if how == "numpy rows" else rows
             answer(prepared=True)
             if how == "ipc":
                 serve_ipc(listener, shape, command["batches"], pools[key])
+            elif how == "one by one":
+                put_one_by_one(queue, pools[key], command["batches"])
             else:
                 put_rows(queue, pools[key], command["batches"])
 

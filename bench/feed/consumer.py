@@ -42,7 +42,7 @@ def from_ipc(path: str, shape: Shape) -> Any:
     return tf.data.Dataset.from_generator(batches, output_signature=spec)
 
 
-def from_queue(path: str, shape: Shape) -> Any:
+def from_queue(path: str, shape: Shape, *, one_by_one: bool) -> Any:
     import numpy as np
     import tensorflow as tf
 
@@ -50,12 +50,25 @@ def from_queue(path: str, shape: Shape) -> Any:
     manager.connect()
     queue = manager.get_queue()
 
+    def lists():
+        while (rows := get()) is not None:
+            yield rows
+
+    def gathered():  # as TFNode.DataFeed.next_batch does
+        rows = []
+        while (row := get()) is not None:
+            rows.append(row)
+            if len(rows) == shape.batch:
+                yield rows
+                rows = []
+
+    def get():
+        item = queue.get()
+        queue.task_done()
+        return item
+
     def batches():
-        while True:
-            rows = queue.get()
-            queue.task_done()
-            if rows is None:
-                return
+        for rows in gathered() if one_by_one else lists():
             if isinstance(rows[0], bytes):
                 yield np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), shape.elements)
             else:
@@ -72,7 +85,9 @@ def main() -> None:
     for command in commands():
         shape = SHAPES[command["shape"]]
         dataset = (
-            from_ipc(ipc_path, shape) if command["how"] == "ipc" else from_queue(queue_path, shape)
+            from_ipc(ipc_path, shape)
+            if command["how"] == "ipc"
+            else from_queue(queue_path, shape, one_by_one=command["how"] == "one by one")
         )
         start = time.perf_counter()
         seen = read_rows(iter(touched(dataset))) * shape.row_bytes

@@ -15,8 +15,8 @@ from shapes import SHAPES, Shape
 
 from harness import Row, interleaved, make_row
 
-# Batches a measurement, multiples of touch.GROUP: about a second each on two cores.
-BATCHES = {"arcflow": 1600, "ipc": 240, "numpy rows": 32, "lists": 16}
+# Batches a measurement (arcflow: a multiple of touch.GROUP): about a second each on two cores.
+BATCHES = {"arcflow": 1600, "ipc": 240, "numpy rows": 32, "lists": 16, "one by one": 1}
 COPY_BYTES = 128 << 20
 
 
@@ -87,13 +87,15 @@ def _one_shape(
         "ipc": lambda: others.rate("ipc", shape),
         "numpy rows": lambda: others.rate("numpy rows", shape),
         "lists": lambda: others.rate("lists", shape),
+        "one by one": lambda: others.rate("one by one", shape),
     }
     got = interleaved(cases, repeats)
     gigabytes = {key: [v / 1e9 for v in values] for key, values in got.items()}
     case = f"memory to tensor, {shape.name}"
     compared = (
         ("one-core memcpy", "memcpy", ">= 0.75 x"),
-        ("manager queue, lists of rows", "lists", ">= 100 x"),
+        ("manager queue, row by row (TensorFlowOnSpark)", "one by one", ">= 100 x"),
+        ("manager queue, lists of rows", "lists", None),
         ("manager queue, NumPy rows", "numpy rows", None),
         ("from_generator, Arrow IPC socket", "ipc", ">= 7 x"),
     )

@@ -208,8 +208,9 @@ class TestFeeding:
             "id", "array_repeat(float(id), 1000) as wide", "array(float(id), float(-id)) as x"
         )
         feed = Feed(df, cache="none")
-        with Cluster(spark, size=1, feed_memory="4m", progress=False) as one, pytest.raises(
-            errors.NodeFailedError, match=r"cache='none' keeps rows.*cache='auto'"
+        with (
+            Cluster(spark, size=1, feed_memory="4m", progress=False) as one,
+            pytest.raises(errors.NodeFailedError, match=r"cache='none' keeps rows.*cache='auto'"),
         ):
             one.run(read_ids, data=feed, args={"passes": 2, "batch_size": 100})
 
