@@ -19,7 +19,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
 
 # Module of this folder: repeats of a full run.
-PARTS = {"memory_to_tensor": 5, "epochs": 25, "bounded_memory": 1, "spark_to_tensor": 7, "launch": 5}
+PARTS = {
+    "memory_to_tensor": 5,
+    "epochs": 25,
+    "bounded_memory": 1,
+    "spark_to_tensor": 7,
+    "launch": 5,
+}
 
 
 def main() -> int:

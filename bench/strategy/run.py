@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python" / "tests" / "tf"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "python" / "tests" / "tf")]
 if importlib.util.find_spec("arcflow") is None:
     sys.path.insert(0, str(ROOT / "python"))
+
+from harness import environment, make_row, print_table, write_json  # noqa: E402
 
 BATCH = 64
 MODELS = {"small": (20, [32]), "mid": (784, [512, 256])}  # inputs, hidden layers
@@ -138,15 +137,12 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("build/bench/strategy.json"))
     args = parser.parse_args()
     from cluster_testing import run_ranks
 
-    table: dict[str, dict[str, float]] = {}
-    print(
-        f"ms per step, batch {BATCH} a node, {args.nodes} nodes on {os.cpu_count()} cores, median"
-    )
-    print(f"{'model':8}" + "".join(f"{kind:>14}" for kind in KINDS) + f"{'fit / loop':>12}")
+    env = environment(["tensorflow-cpu", "keras", "numpy"])
+    rows = []
     for model in MODELS:
         ranks = run_ranks(
             __file__,
@@ -157,15 +153,23 @@ def main() -> None:
             steps=args.steps,
             repeats=args.repeats,
         )
-        row = {kind: statistics.median(ranks[0][kind]) for kind in KINDS}
-        ratio = statistics.median(
-            fit / loop for fit, loop in zip(ranks[0]["fit"], ranks[0]["loop"], strict=True)
-        )
-        table[model] = {**row, "ratio": ratio}
-        print(f"{model:8}" + "".join(f"{row[kind]:14.2f}" for kind in KINDS) + f"{ratio:12.2f}")
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(table, indent=1))
+        milliseconds = ranks[0]
+        for kind in KINDS:
+            if kind == "loop":
+                continue
+            rows.append(
+                make_row(
+                    f"{model} model, batch {BATCH} a node, {args.nodes} nodes",
+                    f"{kind}, a step",
+                    milliseconds[kind],
+                    "ms",
+                    baseline="custom loop, same model",
+                    baseline_values=milliseconds["loop"],
+                    goal="<= 1.3 x" if kind == "fit" else None,
+                )
+            )
+    print_table(env, rows)
+    write_json(args.output, env, rows)
 
 
 if __name__ == "__main__":
