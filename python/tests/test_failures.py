@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cloudpickle
@@ -298,7 +299,8 @@ class TestFeeding:
 @on("local")
 class TestSpark:
     def test_no_free_slots_end_in_an_error_that_says_so(self, spark, tmp_path):
-        release = tmp_path / "release"
+        release, slots = tmp_path / "release", tmp_path / "slots"
+        slots.mkdir()
 
         def occupy(batches):
             import os
@@ -306,16 +308,22 @@ class TestSpark:
 
             for _ in batches:
                 pass
+            open(f"{taken}/{os.getpid()}", "w").close()
             while not os.path.exists(path):
                 time.sleep(0.1)
             yield from ()
 
-        path = str(release)
+        path, taken = str(release), str(slots)
         busy = threading.Thread(
             target=lambda: spark.range(0, 2, 1, 2).mapInArrow(occupy, "a bigint").collect()
         )
         busy.start()
         try:
+            # Before both tasks hold their slots all four are free, and the run would have them.
+            deadline = time.monotonic() + 60
+            while len(list(slots.iterdir())) < 2:
+                assert time.monotonic() < deadline, "two tasks of another job did not begin"
+                time.sleep(0.05)
             cluster = Cluster(spark, size=4, progress=False, start_timeout=4)
             with pytest.raises(errors.DeadlineExceededError, match="no 4 free slots"):
                 cluster.run(lambda ctx: None)
