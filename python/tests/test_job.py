@@ -180,6 +180,33 @@ def test_a_job_is_seen_running_and_ends_soon_after_cancel(spark):
     assert _spark_code(job.error) == "CANCELLED"
 
 
+@on("local", "connect")
+@pytest.mark.parametrize(("users", "expected"), [(None, 512), ("64m", 4000)])
+def test_rows_reach_python_in_batches_that_fit_a_cache(spark, users, expected):
+    """Rows of 2 KiB: 1 MiB holds 512 of them; a user's own setting holds all."""
+    setting = "spark.sql.execution.arrow.maxBytesPerBatch"
+
+    def largest(batches):
+        import pyarrow as pa
+
+        most = max(batch.num_rows for batch in batches)
+        yield pa.RecordBatch.from_pydict({"rank": [most], "outcome": ["{}"], "result": [b""]})
+
+    if users:
+        spark.conf.set(setting, users)
+    before = spark.conf.get(setting)
+    rows = spark.range(0, 4000, 1, 1).selectExpr("unhex(rpad(hex(id), 4096, '0')) as x")
+    try:
+        job = _job.BarrierJob(spark, rows, largest, "arcflow-batches")
+        job.start()
+        assert job.wait(60)
+        (row,) = job.rows()
+        assert 0.5 * expected <= row.rank <= expected
+        assert spark.conf.get(setting) == before
+    finally:
+        spark.conf.unset(setting)
+
+
 def _spark_code(error: BaseException) -> str:
     from arcflow import _spark_errors
 
