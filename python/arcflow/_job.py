@@ -13,7 +13,6 @@ from . import _partitions, _task
 from .feed import PlannedFeed
 from .schema import quote
 
-
 # Batches of this size stay in a core's cache on their way from the JVM to the feed's memory, which
 # makes the way up to three times faster than Spark's 10,000 rows do (`make bench-feed`).
 _BATCH_BYTES_SETTING = "spark.sql.execution.arrow.maxBytesPerBatch"
