@@ -35,10 +35,10 @@ Node* Open(int broker_fd) {
 }
 
 nb::list Barrier(const Node& self, const std::string& name, const nb::bytes& payload,
-                 double timeout_s) {
+                 double timeout_s, int ranks) {
   const auto payloads = ValueOrThrow(
-      InThread([link = self.link, name, bytes = std::string(View(payload)), timeout_s] {
-        return link->Barrier(name, bytes, Deadline::AfterSeconds(timeout_s));
+      InThread([link = self.link, name, bytes = std::string(View(payload)), timeout_s, ranks] {
+        return link->Barrier(name, bytes, Deadline::AfterSeconds(timeout_s), ranks);
       }));
   nb::list out;
   for (const std::string& each : payloads) out.append(ToBytes(each));
@@ -104,7 +104,8 @@ void BindNode(nb::module_& module) {
             OrThrow(WithoutGil([&] { return self.link->Progress(json); }));
           },
           nb::arg("json"))
-      .def("barrier", &Barrier, nb::arg("name"), nb::arg("payload"), nb::arg("timeout_s"))
+      .def("barrier", &Barrier, nb::arg("name"), nb::arg("payload"), nb::arg("timeout_s"),
+           nb::arg("ranks") = 0)
       .def(
           "result",
           [](const Node& self, const nb::bytes& bytes) {

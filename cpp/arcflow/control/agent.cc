@@ -190,7 +190,7 @@ Status Agent::Configure(net::Message& message) {
   ARC_ASSIGN(counters_, CounterPage::Create());
   feed::ServiceOptions options;
   options.rank = config_.rank;
-  options.size = config_.size;
+  options.size = config_.feed_ranks > 0 ? config_.feed_ranks : config_.size;
   options.feeds = config_.feeds;
   options.feed_memory_bytes = config_.feed_memory_bytes;
   if (config_.segment_bytes > 0) options.segment_bytes = config_.segment_bytes;
@@ -203,7 +203,7 @@ Status Agent::Configure(net::Message& message) {
   service_ = std::make_unique<feed::FeedService>(std::move(options), std::move(callbacks));
   loop_->Every(Seconds(kFeedTick_s),
                [this] { service_->OnTick(std::chrono::steady_clock::now()); });
-  ARC_ASSIGN(port_, HeldPort::Reserve(config_.host));
+  ARC_ASSIGN(port_, HeldPort::Reserve(config_.host, config_.first_port, config_.last_port));
   if (config_.jvm_pid == 0) return Status::Ok();
   auto pidfd = OpenPidfd(static_cast<pid_t>(config_.jvm_pid));
   if (!pidfd.ok()) return pidfd.status().WithContext("the executor's JVM");

@@ -125,7 +125,10 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
       .Int("rank", &c.rank, 0, kMaxSize - 1, Need::kRequired)
       .String("role", &c.role, kMaxNameBytes, Need::kRequired)
       .Int("index", &c.index, 0, kMaxSize - 1, Need::kRequired)
+      .Int("feed_ranks", &c.feed_ranks, 0, kMaxSize, Need::kOptional)
       .String("host", &c.host, kMaxNameBytes, Need::kRequired)
+      .Port("first_port", &c.first_port, Need::kOptional)
+      .Port("last_port", &c.last_port, Need::kOptional)
       .StringMap("versions", &c.versions, 64, kMaxNameBytes, Need::kOptional)
       .Int64("jvm_pid", &c.jvm_pid, 0, INT32_MAX, Need::kOptional)
       .Uint64("feed_memory_bytes", &c.feed_memory_bytes, std::uint64_t{1} << 50, Need::kOptional)
@@ -139,6 +142,8 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
   ReadFeeds(&in, &c.feeds);
   if (in.ok() && c.rank >= c.size) in.Fail("rank", "is not below size");
   if (in.ok() && c.role.empty()) in.Fail("role", "is empty");
+  if (in.ok() && c.feed_ranks > c.size) in.Fail("feed_ranks", "is above size");
+  if (in.ok() && c.last_port < c.first_port) in.Fail("last_port", "is below first_port");
   ARC_TRY(in.status());
   return c;
 }

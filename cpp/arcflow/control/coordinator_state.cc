@@ -270,29 +270,30 @@ Status CoordinatorState::OnProgress(MemberState& member, json& message) {
 
 Status CoordinatorState::OnBarrier(MemberState& member, const json& message) {
   std::string name;
+  int ranks = 0;  // all
   BarrierBook::Waiter waiter;
   double timeout_s = options_.tuning.barrier_timeout_s;
   Fields in(message, "barrier");
   in.String("name", &name, kMaxNameBytes, Need::kRequired)
       .Uint64("id", &waiter.id, UINT64_MAX, Need::kRequired)
       .String("payload", &waiter.payload, 2 * kMaxBarrierPayloadBytes, Need::kRequired)
+      .Int("ranks", &ranks, 0, kMaxSize, Need::kOptional)
       .Number("timeout_s", &timeout_s, 0, 1e9, Need::kOptional);
   ARC_TRY(in.status());
   waiter.deadline = Deadline::AfterSeconds(std::min(timeout_s, options_.tuning.barrier_timeout_s));
-  AnswerBarrier(barrier_.Arrive(member.join.rank, name, std::move(waiter)));
+  AnswerBarrier(barrier_.Arrive(member.join.rank, ranks, name, std::move(waiter)));
   return Status::Ok();
 }
 
-void CoordinatorState::AnswerBarrier(std::optional<BarrierBook::Done> done) {
-  if (done) {
-    json answer{{"op", "barrier"}, {"name", done->name}, {"code", CodeName(done->status.code())}};
-    if (done->status.ok()) {
-      for (auto& [rank, waiter] : done->waiters)
-        answer["payloads"].push_back(std::move(waiter.payload));
+void CoordinatorState::AnswerBarrier(const std::vector<BarrierBook::Done>& all) {
+  for (const BarrierBook::Done& done : all) {
+    json answer{{"op", "barrier"}, {"name", done.name}, {"code", CodeName(done.status.code())}};
+    if (done.status.ok()) {
+      for (const auto& [rank, waiter] : done.waiters) answer["payloads"].push_back(waiter.payload);
     } else {
-      answer["message"] = done->status.message();
+      answer["message"] = done.status.message();
     }
-    for (const auto& [rank, waiter] : done->waiters) {
+    for (const auto& [rank, waiter] : done.waiters) {
       const auto it = members_.find(rank);
       if (it == members_.end() || it->second->left) continue;
       answer["id"] = waiter.id;

@@ -15,7 +15,7 @@
 
 #include "arcflow/base/deadline.h"
 #include "arcflow/base/status.h"
-#include "arcflow/control/barrier_book.h"
+#include "arcflow/control/barrier_groups.h"
 #include "arcflow/control/coordinator.h"
 #include "arcflow/control/event_queue.h"
 #include "arcflow/feed/service.h"
@@ -88,7 +88,7 @@ class CoordinatorState {
   void EmitProgress();
   void BroadcastRows();
   void ScheduleRows(bool now);
-  void AnswerBarrier(std::optional<BarrierBook::Done> done);
+  void AnswerBarrier(const std::vector<BarrierBook::Done>& all);
   void ArmBarrierTimer();
 
   void Emit(EventQueue::Kind kind, const nlohmann::json& event);
@@ -103,7 +103,7 @@ class CoordinatorState {
   std::map<Peer*, PeerPtr> peers_;                       // every open connection
   std::map<std::string, std::vector<feed::RankRows>> rows_;
   std::map<std::string, bool> rows_changed_;
-  BarrierBook barrier_;
+  BarrierGroups barrier_;
   std::vector<Failure> failures_;  // in the order they came
   Verdict verdict_;
   net::Loop::TimerId join_timer_ = 0;

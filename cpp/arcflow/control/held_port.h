@@ -17,9 +17,11 @@ struct HeldPort {
   Fd socket;
   std::uint16_t port = 0;
 
-  /// Any free port of `host` (name or numeric address). Unavailable when that is no address of this
-  /// machine.
-  static Result<HeldPort> Reserve(const std::string& host);
+  /// A free port of `host` (name or numeric address) out of `first` … `last`; any when `first` is
+  /// 0. Errors: Unavailable when that is no address of this machine, ResourceExhausted when every
+  /// port of the range is taken.
+  static Result<HeldPort> Reserve(const std::string& host, std::uint16_t first = 0,
+                                  std::uint16_t last = 0);
 };
 
 }  // namespace arcflow::control

@@ -140,7 +140,8 @@ Status NodeLink::Progress(const std::string& text) {
 }
 
 Result<std::vector<std::string>> NodeLink::Barrier(const std::string& name,
-                                                   std::string_view payload, Deadline deadline) {
+                                                   std::string_view payload, Deadline deadline,
+                                                   int ranks) {
   if (name.empty() || name.size() > kMaxNameBytes)
     return InvalidArgument("a barrier's name has 1 to 256 bytes");
   if (payload.size() > kMaxBarrierPayloadBytes) {
@@ -154,6 +155,7 @@ Result<std::vector<std::string>> NodeLink::Barrier(const std::string& name,
                        {"id", id},
                        {"name", name},
                        {"payload", Base64Encode(payload)},
+                       {"ranks", ranks},
                        {"timeout_s", SecondsLeft(deadline)}},
                       {}));
   const Deadline last = deadline.infinite()

@@ -44,12 +44,13 @@ class NodeLink {
   /// long.
   Status Progress(const std::string& json);
 
-  /// Waits until every rank called Barrier with that name, and returns what each brought, by rank.
+  /// Waits until the first `ranks` ranks (0: all) called Barrier with that name, and returns what
+  /// each brought, by rank. Barriers for different numbers of ranks do not disturb each other.
   /// `payload` at most kMaxBarrierPayloadBytes. Errors: DeadlineExceeded naming the ranks that are
   /// missing (for all callers: the earliest deadline counts); FailedPrecondition when ranks wait at
   /// differently named barriers; Aborted when a node failed or finished without coming here.
   Result<std::vector<std::string>> Barrier(const std::string& name, std::string_view payload,
-                                           Deadline deadline);
+                                           Deadline deadline, int ranks = 0);
 
   /// What the node returns. The last call before a normal exit; a second one is FailedPrecondition.
   Status SetResult(std::string_view bytes);

@@ -176,6 +176,23 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     return Emit(ctx, **next, out);
   }
 
+  /// At the start of a pass rows are addressed by number, so that what is skipped is neither waited
+  /// for nor counted as used.
+  absl::Status SkipInternal(data::IteratorContext* ctx, int num_to_skip, bool* end_of_sequence,
+                            int* num_skipped) override {
+    {
+      mutex_lock lock(mu_);
+      if (reader_->position() == 0 && num_to_skip > 0) {
+        TF_RETURN_IF_ERROR(ToTf(reader_->Seek(static_cast<std::uint64_t>(num_to_skip))));
+        *num_skipped = num_to_skip;
+        *end_of_sequence = false;  // the next step tells
+        return absl::OkStatus();
+      }
+    }
+    return DatasetIterator<FeedDataset>::SkipInternal(ctx, num_to_skip, end_of_sequence,
+                                                      num_skipped);
+  }
+
   std::shared_ptr<data::model::Node> CreateNode(data::IteratorContext*,
                                                 data::model::Node::Args args) const override {
     return data::model::MakeSourceNode(std::move(args));
