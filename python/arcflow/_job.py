@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import _partitions, _task
+from . import _partitions, _rows, _task
 from .feed import PlannedFeed
 from .schema import quote
 
@@ -25,7 +25,14 @@ def is_connect(spark: Any) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
-def make_input(spark: Any, feeds: Sequence[PlannedFeed], size: int) -> tuple[Any, bool]:
+def make_input(
+    spark: Any,
+    feeds: Sequence[PlannedFeed],
+    size: int,
+    fed: range | None = None,
+    *,
+    stable: bool = False,
+) -> tuple[Any, bool]:
     """Return the DataFrame that the barrier job maps, and whether its rows are tagged.
 
     A barrier stage wants exactly `size` partitions and no union or coalesce inside it, so anything
@@ -36,15 +43,30 @@ def make_input(spark: Any, feeds: Sequence[PlannedFeed], size: int) -> tuple[Any
     feeds
         May be empty: nodes without data.
     size
-        Number of nodes.
+        Number of tasks.
+    fed
+        Tasks that get rows; all by default.
+    stable
+        Whether every attempt must give each task the same rows in the same order.
     """
     if not feeds:
         return spark.range(0, size, 1, size), False
+    everyone = fed is None or fed == range(size)
+    if stable:
+        return _rows.stable(spark, feeds, size, fed or range(size), _mixed)
     if len(feeds) == 1:
         frame = feeds[0].frame
+        if not everyone:
+            return _rows.spread(frame, size, fed), False
         if not is_connect(spark) and _partitions.goes_straight_in(frame, size):
             return frame, False
         return frame.repartition(size), False
+    frame = _mixed(feeds)
+    return (frame.repartition(size) if everyone else _rows.spread(frame, size, fed)), True
+
+
+def _mixed(feeds: Sequence[PlannedFeed]) -> Any:
+    """Return one frame with the rows of all feeds, each tagged with the number of its feed."""
     tagged = None
     for number, feed in enumerate(feeds):
         fields = ", ".join(f"'c{i}', {quote(c.name)}" for i, c in enumerate(feed.columns))
@@ -53,7 +75,7 @@ def make_input(spark: Any, feeds: Sequence[PlannedFeed], size: int) -> tuple[Any
         )
         tagged = rows if tagged is None else tagged.unionByName(rows, allowMissingColumns=True)
     ordered = ["tag", *(f"f{number}" for number in range(len(feeds)))]
-    return tagged.select(*ordered).repartition(size), True  # type: ignore[union-attr]
+    return tagged.select(*ordered)  # type: ignore[union-attr]
 
 
 def make_task(plan: _task.Plan) -> Callable[[Any], Any]:

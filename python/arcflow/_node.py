@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import errors
-from .context import _FOREVER_S, Context
+from . import _serve, errors
+from ._roles import Roles
+from .context import Context
 
-_EXIT_BARRIER = "arcflow/exit"
 _MAX_TRACEBACK = 12_000
 # TensorFlow's errors that survivors raise when another node died.
 _PEER_LOSS_TYPES = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"}
@@ -44,10 +44,7 @@ def main() -> NoReturn:
         text, payload = link.config()
         config = json.loads(text)
         set_tf_config(config)
-        value = _call(link, broker_fd, config, payload)
-        if int(config["size"]) > 1:
-            link.barrier(_EXIT_BARRIER, b"", _FOREVER_S)  # nobody leaves while others still compute
-        link.result(value)
+        link.result(_work(link, broker_fd, config, payload))
         status = 0
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures of the node too
         _report(link, error)
@@ -61,16 +58,46 @@ def main() -> NoReturn:
 
 
 def set_tf_config(config: Mapping[str, Any]) -> None:
-    """Set ``TF_CONFIG`` as TensorFlow expects it; one node alone has none."""
+    """Set ``TF_CONFIG`` as TensorFlow expects it; a chief alone has none.
+
+    Evaluators are in nobody's list of servers: they train with nobody.
+    """
     os.environ.pop("TF_CONFIG", None)
-    if int(config["size"]) > 1:
+    cluster = {role: who for role, who in config["cluster"].items() if role != "evaluator"}
+    if sum(map(len, cluster.values())) > 1 or config["role"] == "evaluator":
         task = {"type": config["role"], "index": int(config["index"])}
         # The agent holds our port until we end; without this TensorFlow would not share it.
         os.environ["TF_GRPC_REUSE_PORT"] = "true"
-        os.environ["TF_CONFIG"] = json.dumps({"cluster": config["cluster"], "task": task})
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
 
 
-def _call(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) -> bytes:
+def _work(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) -> bytes:
+    """Do what this node is for, until its end; return its pickled value."""
+    import cloudpickle
+
+    nothing = bytes(cloudpickle.dumps(None))
+    rank, size = int(config["rank"]), int(config["size"])
+    job = config.get("job") or {}
+    roles = Roles.from_json(job.get("roles") or {"size": size})
+    if not roles.runs_function(rank):
+        _serve.serve(link, config)
+        return nothing
+    if config["role"] == "evaluator":
+        end = _serve.TrainingEnd(link, nothing, float(job["evaluator_grace_s"]))
+        return end.call(lambda: _call(link, broker_fd, config, payload, end))
+    value = _call(link, broker_fd, config, payload)
+    if size > 1:
+        link.barrier(_serve.EXIT_BARRIER, b"", _serve.FOREVER_S)
+    return value
+
+
+def _call(
+    link: Any,
+    broker_fd: int,
+    config: Mapping[str, Any],
+    payload: bytes,
+    end: _serve.TrainingEnd | None = None,
+) -> bytes:
     """Unpickle the function, call it, and pickle what it returns."""
     import cloudpickle
 
@@ -86,7 +113,7 @@ def _call(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
         raise _FunctionError(
             f"the function cannot be unpickled in the node: {type(error).__name__}: {error}"
         ) from error
-    value = fn(Context(link, broker_fd, config, args))
+    value = fn(Context(link, broker_fd, config, args, end))
     try:
         return bytes(cloudpickle.dumps(value))
     except Exception as error:

@@ -8,10 +8,12 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import _executor, _job, _spark_errors, _task, errors
+from . import _beside, _executor, _job, _spark_errors, _task, errors
+from ._restart import Position
+from ._roles import Roles
 from .feed import PlannedFeed
 from .progress import Progress
 
@@ -38,6 +40,7 @@ class Options:
     python: tuple[str, ...] | None
     env: dict[str, str]
     remainder: str
+    evaluator_grace_s: float = 30.0
 
     @property
     def segment_bytes(self) -> int:
@@ -61,15 +64,29 @@ class Run:
     """
 
     def __init__(
-        self, spark: Any, size: int, options: Options, feeds: Sequence[PlannedFeed], payload: bytes
+        self,
+        spark: Any,
+        roles: Roles,
+        options: Options,
+        feeds: Sequence[PlannedFeed],
+        payload: bytes,
+        *,
+        run_id: str = "",
+        attempt: int = 1,
+        stable: bool = False,
     ) -> None:
         self._spark = spark
-        self._size = size
+        self._attempt = attempt
+        self._stable = stable
+        self._said: dict[int, dict[str, Any]] = {}  # what checkpoints told, by rank
+        self._steps: dict[int, int] = {}  # by rank
+        self._roles = roles
+        self._size = roles.total
         self._options = options
         self._feeds = feeds
         self._payload = payload
         self._connect = _job.is_connect(spark)
-        self.run_id = secrets.token_hex(8)
+        self.run_id = run_id or secrets.token_hex(8)
         self._failure: dict[str, Any] | None = None
         self._stopped: str | None = None
         self._joined: set[int] = set()
@@ -90,15 +107,18 @@ class Run:
         ArcflowError
             The run could not be started, or its Spark job failed.
         """
-        frame, tagged = _job.make_input(self._spark, self._feeds, self._size)
+        frame, tagged = _job.make_input(
+            self._spark, self._feeds, self._roles.tasks, self._roles.fed, stable=self._stable
+        )
         secret = secrets.token_bytes(32)
         bind, advertise = coordinator_hosts(self._spark, self._options)
         with self._coordinator(bind, advertise, secret) as self._coordinator_handle:
             address = split_address(self._coordinator_handle.address)
             plan = self._plan(secret, address, tagged)
             self._job = _job.BarrierJob(
-                self._spark, frame, _job.make_task(plan), f"arcflow-{self.run_id}"
+                self._spark, frame, _job.make_task(plan), f"arcflow-{self.run_id}-{self._attempt}"
             )
+            self._beside = _beside.NodesBeside(plan, advertise)
             with Progress(self._size, [f.name for f in self._feeds], self._options.progress) as bar:
                 self._progress = bar
                 return self._see_through()
@@ -148,12 +168,20 @@ class Run:
                 "connect_timeout_s": options.start_timeout_s,
                 "log_tail_lines": options.log_lines,
             },
-            job={"run_id": self.run_id, "remainder": options.remainder},
+            job={
+                "run_id": self.run_id,
+                "attempt": self._attempt,
+                "remainder": options.remainder,
+                "roles": self._roles.to_json(),
+                "evaluator_grace_s": options.evaluator_grace_s,
+            },
             payload=self._payload,
+            roles=self._roles.to_json(),
         )
 
     def _see_through(self) -> list[NodeOutcome]:
         self._job.start()
+        self._beside.start()
         try:
             self._idle_since = time.monotonic()
             while not self._job.done:
@@ -170,6 +198,7 @@ class Run:
         finally:
             if not self._job.done:
                 self._end("CANCELLED", "the driver gave up", wait_s=1.0)
+            self._beside.close(self._options.grace_s)
 
     def _end(self, code: str, reason: str, wait_s: float) -> None:
         """Stop the nodes; cancel the Spark job when they do not leave by themselves."""
@@ -203,13 +232,35 @@ class Run:
         self._progress.note("all nodes started")
 
     def _on_progress(self, event: dict[str, Any]) -> None:
+        for one in event["ranks"]:
+            self._note_step(int(one["rank"]), one.get("counters") or {})
         self._progress.update(event["ranks"])
 
     def _on_log(self, event: dict[str, Any]) -> None:
         self._progress.line(str(event["line"]))
 
     def _on_node(self, event: dict[str, Any]) -> None:
-        self._progress.node(int(event["rank"]), event.get("progress") or {})
+        said = event.get("progress") or {}
+        if isinstance(told := said.pop("arcflow", None), dict):
+            self._said[int(event["rank"])] = told
+        if said:
+            self._progress.node(int(event["rank"]), said)
+
+    def _note_step(self, rank: int, counters: Mapping[str, Any]) -> None:
+        self._steps[rank] = max(self._steps.get(rank, 0), int(counters.get("user_step") or 0))
+
+    def positions(self) -> dict[int, Position]:
+        """Where each rank was when it was last heard of, by what its checkpoint told."""
+        return {
+            rank: Position(
+                restored=told.get("restored"),
+                feed=str(told.get("feed") or ""),
+                batch=int(told.get("batch") or 0),
+                first_step=int(told.get("first_step") or 0),
+                step=self._steps.get(rank),
+            )
+            for rank, told in self._said.items()
+        }
 
     def _on_failed(self, event: dict[str, Any]) -> None:
         self._failure = event["failure"]
@@ -221,9 +272,15 @@ class Run:
 
     def _on_all_finished(self, event: dict[str, Any]) -> None:
         self._all_finished = True
+        for one in event.get("ranks") or ():
+            self._note_metrics(int(one["rank"]), one.get("metrics"))
         if event.get("failure") and self._failure is None:
             self._failure = event["failure"]
             self._expect_end()
+
+    def _note_metrics(self, rank: int, metrics: Any) -> None:
+        if isinstance(metrics, dict):
+            self._note_step(rank, metrics.get("counters") or {})
 
     def _expect_end(self) -> None:
         if self._give_up_at is None:
@@ -262,14 +319,23 @@ class Run:
         cause = self._job.error
         if cause is None and self._job.done:
             outcomes = [_outcome(row) for row in self._job.rows()]
+            outcomes += [NodeOutcome(*one) for one in self._beside.wait(self._options.grace_s)]
             return self._judge(sorted(outcomes, key=lambda one: one.rank))
         refused = _task.recognise(str(cause))
         if refused:
             raise refused from cause
         self._ask_for_verdict()
         if self._failure and _task.INPUT_ENDED not in str(self._failure.get("message")):
-            raise _spark_errors.node_failed(self._failure, cause) from cause
+            raise _spark_errors.node_failed(self._named(self._failure), cause) from cause
         raise _spark_errors.wrap(cause) from cause
+
+    def _named(self, failure: dict[str, Any]) -> dict[str, Any]:
+        """Add the node's number within its role, which the coordinator does not tell."""
+        rank = int(failure.get("rank", -1))
+        if not 0 <= rank < self._size:
+            return failure
+        role, index = self._roles.of(rank)
+        return {**failure, "role": role, "index": index}
 
     def _ask_for_verdict(self) -> None:
         """Ask which node made the Spark job fail; the coordinator may know now or a little later."""
@@ -282,6 +348,8 @@ class Run:
     def _judge(self, outcomes: list[NodeOutcome]) -> list[NodeOutcome]:
         while self._take_event(0.0):  # what was said before the job ended
             pass
+        for one in outcomes:
+            self._note_metrics(one.rank, one.outcome.get("metrics"))
         failures = [one.outcome["failure"] for one in outcomes if one.outcome.get("failure")]
         own = [one.outcome["own_failure"] for one in outcomes if one.outcome.get("own_failure")]
         if self._failure is None and failures:
@@ -291,7 +359,8 @@ class Run:
         if self._failure:
             first = self._failure
             others = [f for f in own if f["rank"] != first.get("rank") and not f.get("peer_loss")]
-            raise _spark_errors.node_failed(first, None, others)
+            others = [self._named(one) for one in others]
+            raise _spark_errors.node_failed(self._named(first), None, others)
         if self._stopped is not None:
             raise errors.CancelledError(f"the run was stopped: {self._stopped}")
         missing = sorted(set(range(self._size)) - {one.rank for one in outcomes})

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import _executor, errors
+from ._roles import Roles
 
 # The row that each task returns; `result` is what the node returned, pickled.
 ROW_SCHEMA = "rank bigint, outcome string, result binary"
@@ -51,6 +52,18 @@ class Plan:
     agent: dict[str, Any]  # passed to the agent as it is
     job: dict[str, Any]  # passed to the node
     payload: bytes
+    roles: dict[str, Any] = dataclasses.field(default_factory=dict)  # none: all train
+
+    @property
+    def who(self) -> Roles:
+        """Roles of all ranks."""
+        return Roles.from_json(self.roles or {"size": self.size})
+
+    def for_rank(self, rank: int) -> Plan:
+        """Return the plan as the task of one rank sees it: servers have no feeds."""
+        if self.who.of(rank)[0] in ("chief", "worker"):
+            return self
+        return dataclasses.replace(self, feeds={}, tagged=False)
 
 
 def refuse(code: str, message: str) -> errors.ArcflowError:
@@ -88,6 +101,7 @@ def run(plan: Plan, batches: Iterable[Any]) -> Iterator[Any]:
     context = BarrierTaskContext.get()
     rank = context.partitionId()
     _check_task(plan, context)
+    plan = plan.for_rank(rank)
     config = _configure(plan, context, rank)
     outcome, result = _drive(plan, config, batches)
     yield pa.RecordBatch.from_pydict(
@@ -110,8 +124,8 @@ def _check_task(plan: Plan, context: Any) -> None:
     if context.attemptNumber() > 0:
         raise refuse("ABORTED", "Spark started a task of the run again; a run has one attempt")
     tasks = len(context.getTaskInfos())
-    if tasks != plan.size:
-        raise refuse("INTERNAL", f"the barrier stage has {tasks} tasks for {plan.size} nodes")
+    if tasks != plan.who.tasks:
+        raise refuse("INTERNAL", f"the barrier stage has {tasks} tasks for {plan.who.tasks} nodes")
 
 
 def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
@@ -120,12 +134,21 @@ def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
         host = "127.0.0.1"  # the driver's loopback is ours: one machine
     else:
         host = _executor.advertised_host(address, plan.coordinator[0])
-    role, index = ("chief", 0) if rank == 0 else ("worker", rank - 1)
-    config = {
+    config = _base_config(plan, rank, host)
+    config["jvm_pid"] = _executor.jvm_pid()
+    config.update(_find_coordinator(plan, context, rank, host))
+    return config
+
+
+def _base_config(plan: Plan, rank: int, host: str) -> dict[str, Any]:
+    """Return what an agent must know wherever it runs; where the coordinator is comes later."""
+    role, index = plan.who.of(rank)
+    return {
         "run_id": plan.run_id,
         "secret": plan.secret,
         "rank": rank,
         "size": plan.size,
+        "feed_ranks": plan.who.size,
         "role": role,
         "index": index,
         "host": host,
@@ -133,15 +156,23 @@ def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
         "env": {**_node_environment(), **plan.env},
         "cwd": _working_directory(),
         "versions": _executor.versions(),
-        "jvm_pid": _executor.jvm_pid(),
         "feeds": plan.feeds,
         "local_dirs": _executor.local_dirs(),
         "forward_log": rank == 0,
         "job": {**plan.job, "local_dirs": _executor.local_dirs()},
         **plan.agent,
     }
-    config.update(_find_coordinator(plan, context, rank, host))
-    return config
+
+
+def run_beside(plan: Plan, rank: int, host: str) -> tuple[Any, bytes]:
+    """Run one node without a Spark task, in the driver's process: a parameter server on its host.
+
+    Returns its outcome and result, as the row of a task holds them.
+    """
+    plan = plan.for_rank(rank)
+    config = _base_config(plan, rank, host)
+    config["coordinator"] = {"host": plan.coordinator[0], "port": plan.coordinator[1]}
+    return _drive(plan, config, ())
 
 
 def _node_environment() -> dict[str, str]:
@@ -176,6 +207,13 @@ def _find_coordinator(plan: Plan, context: Any, rank: int, host: str) -> dict[st
         words = [json.loads(text) for text in context.allGather(json.dumps(word))]
     if all(one["reached"] for one in words):
         return {"coordinator": where}
+    if plan.who.ps_on_driver:
+        lost = [one["rank"] for one in words if not one["reached"]]
+        raise refuse(
+            "FAILED_PRECONDITION",
+            f"ranks {lost} cannot reach the driver at {plan.coordinator[0]}, where the parameter "
+            "servers would run: leave ps_on_driver out, or open the driver's ports to the executors",
+        )
     chief = next(one for one in words if one["rank"] == 0)
     found: dict[str, Any] = {"coordinator": {"host": chief["host"], "port": chief["port"]}}
     if rank == 0:

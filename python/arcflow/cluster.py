@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 import cloudpickle
 
-from . import _run, preflight
+from . import _restart, _roles, _run, preflight
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _REMAINDERS = ("pad", "drop", "refuse", "partial")
 _MIN_FEED_MEMORY = 1 << 20
-_ROW_COUNTS = ("fed", "used", "padded", "dropped", "unfinished")
+_ROW_COUNTS = ("fed", "used", "padded", "dropped", "skipped", "unfinished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +29,26 @@ class Result:
     Attributes
     ----------
     values
-        What the function returned in each node, by rank.
+        What the function returned in each training node, by rank; None for workers that serve a
+        parameter server's chief.
+    evaluators
+        What it returned in each evaluator; None for one that was stopped at the end of training.
     rows
-        For each feed: rows ``fed``; rows ``used``, ``padded`` and ``dropped`` in all passes that
-        were read to their end; rows taken in passes left ``unfinished`` (Keras looks at a batch
-        before it trains); and ``nodes``, the same for each rank with its ``passes``.
+        For each feed: rows ``fed``; rows ``used``, ``padded``, ``dropped`` and ``skipped`` (used by
+        an earlier attempt) in all passes that were read to their end; rows taken in passes left
+        ``unfinished`` (Keras looks at a batch before it trains); and ``nodes``, the same for each
+        rank with its ``passes``.
     metrics
         ``nodes``: counters, times and memory of each rank, as its agent measured them.
+    attempts
+        What happened in each attempt; the last one is the good one.
     """
 
     values: list[Any]
     rows: dict[str, dict[str, Any]]
     metrics: dict[str, Any]
+    evaluators: list[Any] = dataclasses.field(default_factory=list)
+    attempts: list[_restart.Attempt] = dataclasses.field(default_factory=list)
 
 
 class Cluster:
@@ -50,7 +59,13 @@ class Cluster:
     spark : pyspark.sql.SparkSession
         Classic or Connect; the active session by default.
     size
-        Number of nodes; by default one for each executor (Classic only).
+        Number of training nodes: the chief and the workers. By default one for each executor
+        that other roles leave (Classic only).
+    ps, evaluator
+        Parameter servers and evaluators, on top of `size`: that many more slots are needed. With
+        parameter servers only the chief calls the function; the workers serve it.
+    ps_on_driver
+        Whether the parameter servers run on the driver's host instead of in Spark tasks.
     feed_memory
         Bound of the shared memory that holds one node's rows: bytes, or text such as ``"2g"``.
     start_timeout
@@ -59,9 +74,16 @@ class Cluster:
         Seconds of silence after which a node counts as lost.
     grace
         Seconds between SIGTERM and SIGKILL when nodes are stopped.
+    evaluator_grace
+        Seconds that an evaluator may go on after training has ended.
     remainder
         What `ctx.dataset` does by default when ranks hold different numbers of rows: ``"pad"``,
         ``"drop"``, ``"refuse"`` or ``"partial"``.
+    max_restarts
+        How often a run is started again after a failure that may heal, on the executors that are
+        there then. Programs go on from their newest checkpoint (`Context.checkpoint`).
+    restart_backoff
+        Seconds before the first restart; twice as long before each further one.
     progress
         Whether to show a progress bar and rank 0's output.
     log_lines
@@ -85,11 +107,17 @@ class Cluster:
         spark: Any = None,
         size: int | None = None,
         *,
+        ps: int = 0,
+        evaluator: int = 0,
+        ps_on_driver: bool = False,
         feed_memory: int | str = "1g",
         start_timeout: float = 120.0,
         heartbeat_timeout: float = 15.0,
         grace: float = 5.0,
+        evaluator_grace: float = 30.0,
         remainder: str = "pad",
+        max_restarts: int = 0,
+        restart_backoff: float = 1.0,
         progress: bool = True,
         log_lines: int = 50,
         host: str | None = None,
@@ -99,7 +127,9 @@ class Cluster:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.spark = preflight.session(spark)
-        self.size = preflight.checked_size(self.spark, size)
+        others = evaluator + (0 if ps_on_driver else ps)
+        self.size = preflight.checked_size(self.spark, size, others)
+        self._roles = _roles.checked(self.size, ps, evaluator, ps_on_driver)
         if remainder not in _REMAINDERS:
             raise InvalidArgumentError(f"remainder={remainder!r} is not one of {_REMAINDERS}")
         for name, value in (
@@ -113,6 +143,7 @@ class Cluster:
             start_timeout_s=float(start_timeout),
             heartbeat_timeout_s=float(heartbeat_timeout),
             grace_s=float(grace),
+            evaluator_grace_s=float(evaluator_grace),
             log_lines=int(log_lines),
             progress=progress,
             host=host,
@@ -122,15 +153,21 @@ class Cluster:
             env={str(key): str(value) for key, value in (env or {}).items()},
             remainder=remainder,
         )
+        if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < 0:
+            raise InvalidArgumentError(f"max_restarts={max_restarts!r} is not a number (0 or more)")
+        if not restart_backoff >= 0:
+            raise InvalidArgumentError(f"restart_backoff={restart_backoff!r} is not 0 s or more")
+        self._policy = _restart.Policy(max_restarts, float(restart_backoff))
         self._closed = False
 
     def run(self, fn: Callable[[Any], Any], data: Any = None, args: Any = None) -> Result:
-        """Run ``fn(ctx)`` in every node, and wait for all.
+        """Run ``fn(ctx)`` in every node that computes, and wait for all.
 
         Parameters
         ----------
         fn
-            Called in each node with its `Context`. Import TensorFlow inside it.
+            Called with its `Context` in the chief, in the workers (without parameter servers), and
+            in evaluators, where ``ctx.role == "evaluator"``. Import TensorFlow inside it.
         data
             None, a DataFrame or `Feed` (named ``"train"``), or a dict of them by name.
         args
@@ -146,17 +183,43 @@ class Cluster:
         InvalidArgumentError
             Something about the arguments; nothing was started.
         NodeFailedError
-            A node failed; the first one is named, with its traceback and last output.
+            A node failed; the first one is named, with its traceback and last output. With
+            ``max_restarts``, that of the last attempt.
+        PoisonBatchError
+            The same step killed the same node twice; names the rows.
         RunInterruptedError
             Ctrl-C; all nodes were stopped.
         """
         if self._closed:
             raise FailedPreconditionError("this cluster is closed; make another one")
         payload = pickled(fn, args)
-        preflight.check_slots(self.spark, self.size)
+        preflight.check_slots(self.spark, self._roles)
         feeds = plan_feeds(data)
-        run = _run.Run(self.spark, self.size, self._options, feeds, payload)
-        return _result(run.execute())
+        run_id = secrets.token_hex(8)
+        runs: list[_run.Run] = []
+
+        def attempt(number: int) -> list[_run.NodeOutcome]:
+            runs.append(
+                _run.Run(
+                    self.spark,
+                    self._roles,
+                    self._options,
+                    feeds,
+                    payload,
+                    run_id=run_id,
+                    attempt=number,
+                    stable=self._policy.max_restarts > 0,
+                )
+            )
+            return runs[-1].execute()
+
+        supervisor = _restart.Supervisor(self._policy, self._before_restart)
+        outcomes = supervisor.run(attempt, lambda: runs[-1].positions())
+        return _result(outcomes, self._roles, supervisor.attempts)
+
+    def _before_restart(self) -> None:
+        """Wait for the executors that replace lost ones."""
+        preflight.check_slots(self.spark, self._roles, self._options.start_timeout_s)
 
     def close(self) -> None:
         """End the cluster; a second call does nothing."""
@@ -208,7 +271,9 @@ def pickled(fn: Callable[[Any], Any], args: Any) -> bytes:
     return cloudpickle.dumps((fn, args))
 
 
-def _result(outcomes: list[_run.NodeOutcome]) -> Result:
+def _result(
+    outcomes: list[_run.NodeOutcome], roles: _roles.Roles, attempts: list[_restart.Attempt]
+) -> Result:
     values = []
     for one in outcomes:
         try:
@@ -227,13 +292,17 @@ def _result(outcomes: list[_run.NodeOutcome]) -> Result:
                 total[key] += node[key]
             total["nodes"].append(node)
     metrics = {"nodes": [one.outcome.get("metrics") or {} for one in outcomes]}
-    return Result(values, rows, metrics)
+    evaluators = values[roles.size : roles.size + roles.evaluator]
+    return Result(values[: roles.size], rows, metrics, evaluators, attempts)
 
 
 def _rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
     """Sum the passes that one node made over one feed."""
     passes = list(feed.get("passes") or ())
     whole = [one for one in passes if one.get("complete")]
-    counts = {key: sum(one.get(key, 0) for one in whole) for key in ("used", "padded", "dropped")}
+    counts = {
+        key: sum(one.get(key, 0) for one in whole)
+        for key in ("used", "padded", "dropped", "skipped")
+    }
     unfinished = sum(one.get("used", 0) for one in passes if not one.get("complete"))
     return {"fed": feed.get("rows", 0), **counts, "unfinished": unfinished, "passes": passes}

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .errors import ArcflowError, InvalidArgumentError, NotFoundError
+from ._roles import Roles
+from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 
 # "As long as it takes": the coordinator ends waiting when a node fails or leaves.
 _FOREVER_S = 1e6
@@ -21,9 +22,9 @@ class Context:
     Attributes
     ----------
     role, index
-        ``"chief"`` or ``"worker"``, and the number within the role.
+        ``"chief"``, ``"worker"`` or ``"evaluator"``, and the number within the role.
     rank, size
-        Number of the node in the run, and how many there are.
+        Number of the node in the run, and how many training nodes there are.
     args
         What was given to `Cluster.run`.
     cluster
@@ -32,19 +33,24 @@ class Context:
         Name of each feed to its columns.
     """
 
-    def __init__(self, link: Any, broker_fd: int, config: Mapping[str, Any], args: Any) -> None:
+    def __init__(
+        self, link: Any, broker_fd: int, config: Mapping[str, Any], args: Any, end: Any = None
+    ) -> None:
         self._link = link
         self._broker_fd = broker_fd
         self.role: str = config["role"]
         self.index: int = int(config["index"])
         self.rank: int = int(config["rank"])
-        self.size: int = int(config["size"])
+        self._job: dict[str, Any] = dict(config.get("job") or {})
+        self._roles = Roles.from_json(self._job.get("roles") or {"size": int(config["size"])})
+        self.size: int = self._roles.size
+        self._end = end  # of training, for an evaluator
+        self._checkpoint: Any = None
         self.args = args
         self.cluster: dict[str, list[str]] = dict(config.get("cluster") or {})
         self.feeds: dict[str, list[dict[str, Any]]] = {
             name: schema["columns"] for name, schema in (config.get("feeds") or {}).items()
         }
-        self._job: dict[str, Any] = dict(config.get("job") or {})
         self._features: tuple[str, ...] = ()
         self._saves = 0
         self._progress: dict[str, float] = {"step": 0, "epoch": 0, "loss": math.nan}
@@ -66,6 +72,16 @@ class Context:
     def run_id(self) -> str:
         """Identifier of the run, the same in all nodes."""
         return str(self._job.get("run_id", ""))
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the run this is, from 1; above 1 after a failure."""
+        return int(self._job.get("attempt", 1))
+
+    @property
+    def restored(self) -> Any:
+        """What the last `checkpoint` of this attempt was restored from (a `Manifest`), or None."""
+        return None if self._checkpoint is None else self._checkpoint.restored
 
     def dataset(
         self,
@@ -110,7 +126,7 @@ class Context:
             features=features,
             label=label,
             weight=weight,
-            remainder=remainder or self._remainder,
+            remainder=self._checked_remainder(remainder),
             size=self.size,
             **options,
         )
@@ -121,7 +137,17 @@ class Context:
 
     @property
     def _remainder(self) -> str:
+        if self._roles.ps:
+            return "partial"  # workers do not step together
         return str(self._job.get("remainder") or "pad")
+
+    def _checked_remainder(self, remainder: str | None) -> str:
+        if self._roles.ps and remainder not in (None, "partial"):
+            raise UnimplementedError(
+                f"remainder={remainder!r} makes nodes step together, and workers of parameter servers "
+                "do not: leave it out, or say 'partial'"
+            )
+        return remainder or self._remainder
 
     def _check_feed(self, name: str) -> None:
         if name not in self.feeds:
@@ -154,7 +180,8 @@ class Context:
         from . import _core
 
         self._check_feed(name)
-        reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder or self._remainder)
+        remainder = self._checked_remainder(remainder)
+        reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder)
         return self._batches(reader, timeout)
 
     @staticmethod
@@ -168,10 +195,118 @@ class Context:
             reader.cancel()
 
     def strategy(self) -> Any:
-        """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops."""
+        """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.
+
+        With parameter servers it is a ``ParameterServerStrategy``, for loops with `coordinator` and
+        for ``tf_keras``.
+        """
         from .tf import default_strategy
 
         return default_strategy()
+
+    def coordinator(self) -> Any:
+        """Return the ``ClusterCoordinator`` that hands functions to the workers; needs ``ps=``."""
+        if not self._roles.ps or self.role != "chief":
+            raise UnimplementedError(
+                "a coordinator needs parameter servers, and is the chief's: Cluster(ps=1, size=2)"
+            )
+        from .tf import parameter_server
+
+        return parameter_server.coordinator()
+
+    def step_counter(self, initial: int = 0) -> Any:
+        """Return a counter that loses no step when workers count at the same time.
+
+        It lies on a parameter server, if there is one, and is added to there: ``counter.add()``
+        inside a step, ``int(counter)`` outside.
+        """
+        from .tf.parameter_server import StepCounter
+
+        return StepCounter(self.strategy(), initial)
+
+    @property
+    def training_over(self) -> bool:
+        """Whether all training nodes have returned; what an evaluator looks at between evaluations."""
+        return bool(self._end and self._end.over)
+
+    def wait_for_end(self, timeout: float | None = None) -> bool:
+        """Wait, in an evaluator, until training has ended; False when `timeout` seconds are over first.
+
+        An evaluator that does not return soon after the end of training is stopped; that is no failure.
+        """
+        if self._end is None:
+            raise UnimplementedError("only an evaluator waits for the end of training")
+        return bool(self._end.wait(timeout))
+
+    def checkpoint(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        *,
+        directory: str,
+        every: int | str = "epoch",
+        keep: int = 3,
+        resume: bool = False,
+    ) -> Any:
+        """Make the state that survives a failure, and restore it when this run has been here before.
+
+        Every training node must call it with the same arguments. In an evaluator it follows the
+        checkpoints of training: ``state.refresh()`` loads the newest.
+
+        Parameters
+        ----------
+        model
+            A Keras model, a `tf.Module`, a variable, or a list of such; built.
+        optimizer
+            By default the model's own.
+        directory
+            A folder that all nodes share. Checkpoints appear there whole or not at all.
+        every
+            Steps between checkpoints, or ``"epoch"``.
+        keep
+            How many of the newest stay.
+        resume
+            Go on from checkpoints of another run, such as one whose driver died.
+
+        Returns
+        -------
+        arcflow.checkpoint.Checkpoint
+            Walk through its ``epochs`` and ``batches``, or call its ``fit``.
+        """
+        from .checkpoint import Checkpoint
+
+        self._checkpoint = Checkpoint(
+            self, model, optimizer, directory, every=every, keep=keep, resume=resume
+        )
+        return self._checkpoint
+
+    def checkpoint_callback(
+        self, directory: str, *, keep: int = 3, resume: bool = False
+    ) -> Any:
+        """Return a callback that saves at the end of each epoch of ``model.fit``, and restores there.
+
+        For programs that keep their own call of `fit`. A failure costs the epoch it happens in;
+        `checkpoint` and its ``fit`` go on within an epoch.
+        """
+        from .tf.checkpoint_callback import EpochCallback
+
+        return EpochCallback(
+            lambda model: self.checkpoint(
+                model, directory=directory, every="epoch", keep=keep, resume=resume
+            )
+        )
+
+    def _note_step(self, step: int, epoch: int) -> None:
+        """Take step and epoch from the checkpoint, which counts over all attempts."""
+        self._progress["step"], self._progress["epoch"] = step, epoch
+        self._link.set_progress(step, epoch, self._progress["loss"])
+
+    def _set_progress(self, step: int, epoch: int, loss: float) -> None:
+        self._progress["loss"] = loss
+        if self._checkpoint is None:
+            self._progress["step"], self._progress["epoch"] = step, epoch
+        now = self._progress
+        self._link.set_progress(int(now["step"]), int(now["epoch"]), float(loss))
 
     def save(self, model: Any, path: str) -> str:
         """Save a Keras model or `tf.Module`; every node must call it, the chief's copy is kept.
@@ -211,7 +346,7 @@ class Context:
     def barrier(
         self, name: str = "barrier", payload: bytes = b"", *, timeout: float | None = None
     ) -> list[bytes]:
-        """Wait until every node is here.
+        """Wait until every training node is here.
 
         Parameters
         ----------
@@ -227,7 +362,11 @@ class Context:
         list of bytes
             What each node brought, by rank.
         """
-        return list(self._link.barrier(name, payload, _FOREVER_S if timeout is None else timeout))
+        if self._end is not None:
+            raise UnimplementedError("an evaluator is not part of the barriers of training")
+        ranks = 1 if self._roles.ps else self.size
+        wait_s = _FOREVER_S if timeout is None else timeout
+        return list(self._link.barrier(name, payload, wait_s, ranks))
 
     def log(self, text: str | None = None, **scalars: Any) -> None:
         """Tell the driver something.
@@ -244,11 +383,8 @@ class Context:
         if not scalars:
             return
         values = {name: _number(name, value) for name, value in scalars.items()}
-        for name in ("step", "epoch", "loss"):
-            if name in values:
-                self._progress[name] = values[name]
-        now = self._progress
-        self._link.set_progress(int(now["step"]), int(now["epoch"]), float(now["loss"]))
+        now = {**self._progress, **values}
+        self._set_progress(int(now["step"]), int(now["epoch"]), float(now["loss"]))
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         if finite:
             self._link.progress(json.dumps(finite))
@@ -257,7 +393,7 @@ class Context:
         """Return a Keras callback that shows step, epoch and loss of `fit` in the driver's bar."""
         from .tf import ProgressCallback
 
-        return ProgressCallback(self._link.set_progress)
+        return ProgressCallback(self._set_progress)
 
 
 def _number(name: str, value: Any) -> float | int:

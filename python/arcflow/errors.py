@@ -235,6 +235,35 @@ class NodeFailedError(ArcflowError):
         return "\n".join(parts)
 
 
+class PoisonBatchError(NodeFailedError):
+    """The same step of the same node ended two attempts in a row: its rows are what kills it.
+
+    Attributes
+    ----------
+    step
+        Number of the step, from 0.
+    feed, rows
+        The feed that the node read, ``""`` if none, and the first and last row of the step in that
+        rank's part of it; None if it read none.
+    attempts : list of Attempt
+        All attempts.
+    """
+
+    step: int | None = None
+    feed: str = ""
+    rows: tuple[int, int] | None = None
+    attempts: list[Any] = []  # noqa: RUF012 - set on each error
+
+    def __str__(self) -> str:
+        where = f"step {self.step} killed {self.node} in two attempts in a row"
+        if self.rows:
+            where += (
+                f"; it read rows {self.rows[0]} to {self.rows[1]} of rank {self.rank}'s part of feed "
+                f"{self.feed!r}: look at these (ctx.reader in a run of one step), or leave them out"
+            )
+        return f"poison batch: {where}.\n{super().__str__()}"
+
+
 class RunInterruptedError(ArcflowError, KeyboardInterrupt):
     """The user interrupted the run (Ctrl-C); every node was stopped."""
 

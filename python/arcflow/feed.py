@@ -21,6 +21,8 @@ class PlannedFeed:
     frame: Any  # only the columns of the feed
     columns: list[_schema.Column]
     cache: str
+    order_by: tuple[str, ...] = ()
+    stable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what the agent must know of the feed."""
@@ -48,6 +50,13 @@ class Feed:
     cache
         How nodes keep rows for later epochs. ``"auto"``: in memory, what does not fit on local disk;
         ``"memory"``: more than the memory is an error; ``"disk"``; ``"none"``: rows can be read once.
+    order_by
+        Columns, among those fed, that give each row its node and its place when runs may be
+        restarted (``max_restarts``); rows that are equal in them are told apart by the rest. By
+        default all columns do.
+    stable
+        Says that the DataFrame has the same partitions, with the same rows in the same order, every
+        time it is computed, so that a restarted run need not sort it.
     probe
         Whether to look at the first row before anything starts; finds empty data and wrong shapes
         early, for one small Spark job. Without it, array columns need `shapes`.
@@ -65,6 +74,8 @@ class Feed:
         shapes: Mapping[str, Sequence[int]] | None = None,
         raw: Mapping[str, _schema.RawSpec] | None = None,
         cache: str = "auto",
+        order_by: str | Sequence[str] = (),
+        stable: bool = False,
         probe: bool = True,
     ) -> None:
         if not (hasattr(df, "mapInArrow") and hasattr(df, "schema")):
@@ -83,6 +94,8 @@ class Feed:
         self.shapes = dict(shapes or {})
         self.raw = dict(raw or {})
         self.cache = cache
+        self.order_by = (order_by,) if isinstance(order_by, str) else tuple(order_by)
+        self.stable = stable
         self.probe = probe
 
     def plan(self, name: str) -> PlannedFeed:
@@ -100,6 +113,11 @@ class Feed:
         """
         where = f"feed {name!r}: "
         names = self.df.columns if self.columns is None else self.columns
+        for column in self.order_by:
+            if column not in names:
+                raise InvalidArgumentError(
+                    f"{where}order_by names {column!r}, which is not fed; fed are {', '.join(names)}"
+                )
         columns = _schema.plan_columns(
             self.df.schema, names, shapes=self.shapes, raw=self.raw, where=where
         )
@@ -114,7 +132,7 @@ class Feed:
         frame = self.df
         if list(names) != list(self.df.columns):
             frame = self.df.select(*[_schema.quote(column) for column in names])
-        return PlannedFeed(name, frame, columns, self.cache)
+        return PlannedFeed(name, frame, columns, self.cache, self.order_by, self.stable)
 
     def _probed(self, columns: list[_schema.Column], where: str) -> list[_schema.Column]:
         asked = {c.name: sql for c in columns if (sql := _schema.probe_expression(c))}

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import _job
 from ._doctor import Check, Report, doctor
+from ._roles import Roles
 from .errors import FailedPreconditionError, InvalidArgumentError
 
 __all__ = ["Check", "Report", "check_slots", "checked_size", "doctor", "session", "slots"]
@@ -43,8 +44,17 @@ def session(spark: Any = None) -> Any:
     return spark
 
 
-def checked_size(spark: Any, size: Any) -> int:
-    """Return the number of nodes.
+def checked_size(spark: Any, size: Any, others: int = 0) -> int:
+    """Return the number of training nodes.
+
+    Parameters
+    ----------
+    spark
+        The session.
+    size
+        What the user said, or None: one for each executor that `others` leave.
+    others
+        Nodes of other roles.
 
     Raises
     ------
@@ -56,7 +66,7 @@ def checked_size(spark: Any, size: Any) -> int:
             raise InvalidArgumentError(
                 "size= is needed on Spark Connect, where the number of executors is not known"
             )
-        return max(1, executors(spark))
+        return max(1, executors(spark) - others)
     try:
         if isinstance(size, bool):
             raise TypeError
@@ -68,15 +78,15 @@ def checked_size(spark: Any, size: Any) -> int:
     return number
 
 
-def check_slots(spark: Any, size: int, wait_s: float = _EXECUTORS_WAIT_S) -> None:
+def check_slots(spark: Any, nodes: Roles | int, wait_s: float = _EXECUTORS_WAIT_S) -> None:
     """Refuse a run that can never have all its tasks at once, as a barrier stage needs.
 
     Parameters
     ----------
     spark
         The session.
-    size
-        Number of nodes.
+    nodes
+        Roles of the run, or a number of nodes.
     wait_s
         How long executors of a fresh application may take to register.
     """
@@ -88,6 +98,8 @@ def check_slots(spark: Any, size: int, wait_s: float = _EXECUTORS_WAIT_S) -> Non
                 "spark.dynamicAllocation.enabled=false and a fixed number of executors "
                 "(spark.executor.instances, or spark.cores.max)"
             )
+    roles = nodes if isinstance(nodes, Roles) else Roles(nodes)
+    size = roles.tasks
     deadline = time.monotonic() + wait_s
     found = slots(spark)
     while found is not None and found < size and _may_grow(spark) and time.monotonic() < deadline:
@@ -95,9 +107,25 @@ def check_slots(spark: Any, size: int, wait_s: float = _EXECUTORS_WAIT_S) -> Non
         found = slots(spark)
     if found is not None and found < size:
         raise InvalidArgumentError(
-            f"size={size}, but the cluster runs {found} tasks at once"
-            f"{_explain(spark)}: lower size= to {found}, or add executors or cores"
+            f"{_wanted(roles)}, but the cluster runs {found} tasks at once"
+            f"{_explain(spark)}: {_advice(roles, found)}, or add executors or cores"
         )
+
+
+def _wanted(roles: Roles) -> str:
+    if roles.tasks == roles.size:
+        return f"size={roles.size}"
+    there = f", ps={roles.ps}" if roles.ps and not roles.ps_on_driver else ""
+    there += f", evaluator={roles.evaluator}" if roles.evaluator else ""
+    return f"size={roles.size}{there} need {roles.tasks} slots"
+
+
+def _advice(roles: Roles, found: int) -> str:
+    others = roles.tasks - roles.size
+    least = 2 if roles.ps else 1
+    if found - others >= least:
+        return f"lower size= to {found - others}"
+    return "ask for fewer nodes"
 
 
 def slots(spark: Any) -> int | None:

@@ -64,16 +64,16 @@ Result<HeldPort> HeldPort::Reserve(const std::string& host, std::uint16_t first,
                        ::gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(list, &::freeaddrinfo);
-  Status last = Unavailable("no address");
+  Status refused = Unavailable("no address");
   for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
     auto held = first == 0 ? BindTo(*entry, 0) : BindInRange(*entry, first, last);
     if (held.ok()) return held;
     if (held.status().code() == Code::kResourceExhausted)
       return held.status().WithContext("the node's port on " + host);
-    last = held.status();
+    refused = held.status();
   }
   return Unavailable("cannot bind a port on " + host +
-                     ", the address told to other nodes: " + last.ToString());
+                     ", the address told to other nodes: " + refused.ToString());
 }
 
 }  // namespace arcflow::control

@@ -50,6 +50,7 @@ struct Reader::Impl {
   struct PassStats {
     std::uint64_t used = 0;
     std::uint64_t padded = 0;
+    std::uint64_t skipped = 0;  // by Seek, before the first step
     std::uint64_t wait_ns = 0;
     std::uint64_t steps = 0;
     bool told = false;
@@ -266,6 +267,7 @@ void Reader::Impl::EndPass(bool complete) {
     link->Tell(nlohmann::json{{"op", "stats"},
                               {"used", pass.used},
                               {"padded", pass.padded},
+                              {"skipped", std::min(pass.skipped, have)},
                               {"dropped", complete && have > first_row() ? have - first_row() : 0},
                               {"steps", pass.steps},
                               {"wait_ns", pass.wait_ns},
@@ -357,6 +359,7 @@ Status Reader::Seek(std::uint64_t step) {
   r.ended = false;
   r.failed = Status::Ok();
   r.pass = {};
+  r.pass.skipped = r.first_row();
   r.handed_out.reset();
   return Status::Ok();
 }

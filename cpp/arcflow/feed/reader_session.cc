@@ -119,6 +119,9 @@ Status ReaderSession::HandleStats(const json& packet) {
   ARC_ASSIGN(pass.dropped, UintField(packet, "dropped", kMaxNumber));
   ARC_ASSIGN(pass.steps, UintField(packet, "steps", kMaxNumber));
   ARC_ASSIGN(pass.wait_ns, UintField(packet, "wait_ns", kMaxNumber));
+  if (packet.contains("skipped")) {
+    ARC_ASSIGN(pass.skipped, UintField(packet, "skipped", kMaxNumber));
+  }
   ARC_ASSIGN(pass.complete, BoolField(packet, "complete"));
   host_.AddPass(id_, pass);
   return Status::Ok();

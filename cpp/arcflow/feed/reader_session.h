@@ -30,6 +30,7 @@ struct PassStats {
   std::uint64_t padded = 0;   // padding rows handed out
   std::uint64_t dropped = 0;  // rows left over
   std::uint64_t steps = 0;
+  std::uint64_t skipped = 0;  // rows before the step that the pass began at
   std::uint64_t wait_ns = 0;
   bool complete = false;  // the pass reached its end
 };

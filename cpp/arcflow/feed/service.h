@@ -81,7 +81,7 @@ class FeedService {
 
   /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "bytes", "ended", "segments",
   /// "spilled_segments", "depth_bytes",
-  ///  "passes": [{"used", "padded", "dropped", "steps", "wait_ns", "complete"}…],
+  ///  "passes": [{"used", "padded", "dropped", "skipped", "steps", "wait_ns", "complete"}…],
   ///  "acquire_wait_ns"}}}
   /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
   /// budget). bytes: of all segments begun. depth_bytes: of those that no reader has passed.

@@ -72,6 +72,7 @@ class FeedDataset(dataset_ops.DatasetSource):
             output_shapes=[s.shape for s in flat],
         )
         super().__init__(variant)
+        self.arcflow_source = (feed, batch_size)  # for checkpoints, which count steps
         per_node(self, remainder=remainder)
 
     @property

@@ -204,8 +204,9 @@ def default_strategy() -> tf.distribute.Strategy:
     Returns
     -------
     tf.distribute.Strategy
-        `ClusterStrategy` when ``TF_CONFIG`` names several nodes; a ``MirroredStrategy`` for one
-        node with several accelerators; else TensorFlow's default.
+        `ClusterStrategy` when ``TF_CONFIG`` names several nodes; a ``ParameterServerStrategy``
+        when it names parameter servers; a ``MirroredStrategy`` for one node, or an evaluator, with
+        several accelerators; else TensorFlow's default.
 
     Examples
     --------
@@ -217,8 +218,14 @@ def default_strategy() -> tf.distribute.Strategy:
 
 @functools.cache  # a process can join its cluster only once
 def _strategy_for(tf_config: str) -> tf.distribute.Strategy:
-    cluster = json.loads(tf_config).get("cluster") or {}
-    if sum(len(cluster.get(role, ())) for role in ("chief", "worker")) > 1:
+    config = json.loads(tf_config)
+    cluster = config.get("cluster") or {}
+    alone = (config.get("task") or {}).get("type") == "evaluator"
+    if cluster.get("ps") and not alone:
+        from .parameter_server import server_strategy
+
+        return server_strategy()
+    if not alone and sum(len(cluster.get(role, ())) for role in ("chief", "worker")) > 1:
         return ClusterStrategy()
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

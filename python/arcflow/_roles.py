@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is what in a run: chief, workers, evaluators and parameter servers, in this order of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InvalidArgumentError
+
+# Ranks follow this order, so that training nodes come first and servers on the driver last.
+ORDER = ("chief", "worker", "evaluator", "ps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """How many nodes of each role a run has.
+
+    Attributes
+    ----------
+    size
+        Training nodes: the chief and the workers.
+    ps, evaluator
+        Parameter servers and evaluators; they come on top of `size`.
+    ps_on_driver
+        Whether the parameter servers run on the driver's host instead of in Spark tasks.
+    """
+
+    size: int
+    ps: int = 0
+    evaluator: int = 0
+    ps_on_driver: bool = False
+
+    @property
+    def total(self) -> int:
+        """All nodes."""
+        return self.size + self.ps + self.evaluator
+
+    @property
+    def tasks(self) -> int:
+        """Nodes that run in tasks of the barrier job: as many slots are needed at once."""
+        return self.total - (self.ps if self.ps_on_driver else 0)
+
+    def of(self, rank: int) -> tuple[str, int]:
+        """Role of a rank, and its number within the role.
+
+        Examples
+        --------
+        >>> [Roles(2, ps=1, evaluator=1).of(rank) for rank in range(4)]
+        [('chief', 0), ('worker', 0), ('evaluator', 0), ('ps', 0)]
+        """
+        if rank == 0:
+            return "chief", 0
+        if rank < self.size:
+            return "worker", rank - 1
+        if rank < self.size + self.evaluator:
+            return "evaluator", rank - self.size
+        return "ps", rank - self.size - self.evaluator
+
+    @property
+    def fed(self) -> range:
+        """Ranks that get rows: all training nodes, but the chief when it only coordinates."""
+        return range(1 if self.ps else 0, self.size)
+
+    def runs_function(self, rank: int) -> bool:
+        """Whether the user's function is called on this rank; the others serve TensorFlow."""
+        role, _ = self.of(rank)
+        return role in ("chief", "evaluator") or (role == "worker" and self.ps == 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what tasks and nodes must know; see `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Roles:
+        """Return the roles that `to_json` described."""
+        return cls(**fields)
+
+
+def checked(size: int, ps: Any, evaluator: Any, ps_on_driver: bool) -> Roles:
+    """Return the roles of a cluster.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A number that is none, or parameter servers without a worker.
+    """
+    for name, value in (("ps", ps), ("evaluator", evaluator)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InvalidArgumentError(f"{name}={value!r} is not a number of nodes (0 or more)")
+    if ps and size < 2:
+        raise InvalidArgumentError(
+            f"size={size} with ps={ps}: parameter servers need a worker beside the chief, which only "
+            "coordinates: size=2 or more"
+        )
+    if ps_on_driver and not ps:
+        raise InvalidArgumentError("ps_on_driver=True without parameter servers: say ps=1 or more")
+    return Roles(size, ps, evaluator, bool(ps_on_driver))
