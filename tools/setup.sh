@@ -47,6 +47,9 @@ setup_venv() {
   fi
   say "installing Python packages of $* into $venv (the first time this fetches TensorFlow and Spark, about 1 GB)"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${args[@]}"
+  if [[ " $* " == *" requirements/dev.txt "* ]]; then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev-no-deps.txt
+  fi
   echo "$digest $*" >>"$stamp"
 }
 

@@ -70,7 +70,7 @@ def rank_file(rank: int) -> str:
 
 
 def steps_in(directory: str) -> list[int]:
-    """Steps of all checkpoints in a folder, newest first; also of such as cannot be read."""
+    """List steps of all checkpoints in a folder, newest first; also of such as cannot be read."""
     try:
         found = [_NAME.fullmatch(name) for name in os.listdir(directory)]
     except FileNotFoundError:
@@ -173,9 +173,10 @@ class Staging:
         """Return a name that nobody else uses."""
         return f"{_STAGING}{uuid.uuid4().hex[:16]}"
 
-    def make(self) -> None:
-        """Make the folder; the chief does."""
+    def make(self) -> dict[str, Any]:
+        """Make the folder, as the chief does; return its name for the other ranks."""
         os.makedirs(self._path)
+        return {"staging": os.path.basename(self._path)}
 
     def write(self, name: str, arrays: Iterable[np.ndarray]) -> dict[str, Any]:
         """Write arrays one after the other into a file; return its length and checksum."""

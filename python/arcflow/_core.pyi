@@ -88,9 +88,7 @@ class NodeLink:
     def progress(self, json: str) -> None:
         """Send a JSON object as a ``node`` event to the driver."""
 
-    def barrier(
-        self, name: str, payload: bytes, timeout_s: float, ranks: int = 0
-    ) -> list[bytes]:
+    def barrier(self, name: str, payload: bytes, timeout_s: float, ranks: int = 0) -> list[bytes]:
         """Wait for all ranks; what each brought, by rank."""
 
     def result(self, bytes: bytes) -> None:

@@ -56,13 +56,15 @@ def make_input(
         return _rows.stable(spark, feeds, size, fed or range(size), _mixed)
     if len(feeds) == 1:
         frame = feeds[0].frame
-        if not everyone:
+        if fed is not None and not everyone:
             return _rows.spread(frame, size, fed), False
         if not is_connect(spark) and _partitions.goes_straight_in(frame, size):
             return frame, False
         return frame.repartition(size), False
     frame = _mixed(feeds)
-    return (frame.repartition(size) if everyone else _rows.spread(frame, size, fed)), True
+    if fed is None or everyone:
+        return frame.repartition(size), True
+    return _rows.spread(frame, size, fed), True
 
 
 def _mixed(feeds: Sequence[PlannedFeed]) -> Any:
@@ -136,11 +138,13 @@ class BarrierJob:
     Threads: methods from any thread but `start`, which copies the caller's Spark properties.
     """
 
-    def __init__(self, spark: Any, frame: Any, task: Callable[[Any], Any], tag: str) -> None:
+    def __init__(
+        self, spark: Any, frame: Any, task: Callable[[Any], Any], tag: str, profile: Any = None
+    ) -> None:
         self._spark = spark
         self._tag = tag
         self._connect = is_connect(spark)
-        self._frame = frame.mapInArrow(task, _task.ROW_SCHEMA, barrier=True)
+        self._frame = frame.mapInArrow(task, _task.ROW_SCHEMA, barrier=True, profile=profile)
         self._rows: list[Any] | None = None
         self._error: BaseException | None = None
         self._inflight = 0

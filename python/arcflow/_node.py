@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import _serve, errors
+from . import _reach, _serve, errors
 from ._roles import Roles
 from .context import Context
 
@@ -77,6 +77,8 @@ def _work(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
 
     nothing = bytes(cloudpickle.dumps(None))
     rank, size = int(config["rank"]), int(config["size"])
+    if size > 1:
+        _check_reach(link, config)
     job = config.get("job") or {}
     roles = Roles.from_json(job.get("roles") or {"size": size})
     if not roles.runs_function(rank):
@@ -89,6 +91,18 @@ def _work(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
     if size > 1:
         link.barrier(_serve.EXIT_BARRIER, b"", _serve.FOREVER_S)
     return value
+
+
+def _check_reach(link: Any, config: Mapping[str, Any]) -> None:
+    """Find out, before TensorFlow does, whether all nodes that serve others can be reached."""
+    targets = {
+        f"{role}:{index}": where
+        for role, members in config["cluster"].items()
+        if role != "evaluator"
+        for index, where in enumerate(members)
+    }
+    own = f"{config['role']}:{config['index']}"
+    _reach.check(own, targets, lambda name, word: link.barrier(name, word, _serve.FOREVER_S))
 
 
 def _call(

@@ -26,12 +26,12 @@ def spread(frame: Any, size: int, fed: range) -> Any:
     fed
         Partitions that get rows; not empty.
     """
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    turn = F.pmod(F.monotonically_increasing_id(), F.lit(len(fed)))
-    where = (F.lit(fed.start) + turn).cast("int")
+    turn = fn.pmod(fn.monotonically_increasing_id(), fn.lit(len(fed)))
+    where = (fn.lit(fed.start) + turn).cast("int")
     tagged = frame.withColumn(_PARTITION, where)
-    return tagged.repartitionById(size, F.col(f"`{_PARTITION}`")).select(*_columns(frame))
+    return tagged.repartitionById(size, fn.col(f"`{_PARTITION}`")).select(*_columns(frame))
 
 
 def stable(
@@ -53,7 +53,7 @@ def stable(
     tuple of DataFrame, bool
         As `arcflow._job.make_input`.
     """
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
     from . import _job, _partitions
 
@@ -62,15 +62,15 @@ def stable(
         fits = fed == range(size) and not _job.is_connect(spark)
         if feed.stable and fits and _partitions.goes_straight_in(frame, size):
             return frame, False
-        keys = [F.col(quote(name)) for name in feed.order_by]
+        keys = [fn.col(quote(name)) for name in feed.order_by]
         return _by_value(frame, size, fed, keys, keys), False
     mixed = mix(feeds)
     in_order = [
-        F.col(f"f{number}").getField(f"c{[c.name for c in feed.columns].index(name)}")
+        fn.col(f"f{number}").getField(f"c{[c.name for c in feed.columns].index(name)}")
         for number, feed in enumerate(feeds)
         for name in feed.order_by
     ]
-    keys = [F.col("tag"), *in_order] if in_order else []
+    keys = [fn.col("tag"), *in_order] if in_order else []
     return _by_value(mixed, size, fed, keys, []), True
 
 
@@ -79,18 +79,18 @@ def _by_value(frame: Any, size: int, fed: range, order: list[Any], keys: list[An
 
     Two hashes, so that rows of one hash which differ still have an order.
     """
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
     names = _columns(frame)
-    everything = [F.col(name) for name in names]
-    where = F.lit(fed.start) + F.pmod(F.xxhash64(*(keys or everything)), F.lit(len(fed)))
+    everything = [fn.col(name) for name in names]
+    where = fn.lit(fed.start) + fn.pmod(fn.xxhash64(*(keys or everything)), fn.lit(len(fed)))
     tagged = (
-        frame.withColumn(_HASH, F.xxhash64(*everything))
-        .withColumn(_CHECK, F.hash(*everything))
+        frame.withColumn(_HASH, fn.xxhash64(*everything))
+        .withColumn(_CHECK, fn.hash(*everything))
         .withColumn(_PARTITION, where.cast("int"))
     )
-    placed = tagged.repartitionById(size, F.col(quote(_PARTITION)))
-    ordered = placed.sortWithinPartitions(*order, F.col(quote(_HASH)), F.col(quote(_CHECK)))
+    placed = tagged.repartitionById(size, fn.col(quote(_PARTITION)))
+    ordered = placed.sortWithinPartitions(*order, fn.col(quote(_HASH)), fn.col(quote(_CHECK)))
     return ordered.select(*names)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import _beside, _executor, _job, _spark_errors, _task, errors
+from . import _beside, _executor, _job, _network, _spark_errors, _task, errors
 from ._restart import Position
 from ._roles import Roles
 from .feed import PlannedFeed
@@ -41,6 +41,11 @@ class Options:
     env: dict[str, str]
     remainder: str
     evaluator_grace_s: float = 30.0
+    network: str = ""
+    ports: tuple[int, int] = (0, 0)
+    gpus: int | None = None
+    share_gpus: bool = False
+    profile: Any = None  # pyspark.resource.ResourceProfile
 
     @property
     def segment_bytes(self) -> int:
@@ -116,9 +121,13 @@ class Run:
             address = split_address(self._coordinator_handle.address)
             plan = self._plan(secret, address, tagged)
             self._job = _job.BarrierJob(
-                self._spark, frame, _job.make_task(plan), f"arcflow-{self.run_id}-{self._attempt}"
+                self._spark,
+                frame,
+                _job.make_task(plan),
+                f"arcflow-{self.run_id}-{self._attempt}",
+                self._options.profile,
             )
-            self._beside = _beside.NodesBeside(plan, advertise)
+            self._beside = _beside.NodesBeside(plan, self._own_address(advertise))
             with Progress(self._size, [f.name for f in self._feeds], self._options.progress) as bar:
                 self._progress = bar
                 return self._see_through()
@@ -167,6 +176,8 @@ class Run:
                 "grace_s": options.grace_s,
                 "connect_timeout_s": options.start_timeout_s,
                 "log_tail_lines": options.log_lines,
+                "first_port": options.ports[0],
+                "last_port": options.ports[1],
             },
             job={
                 "run_id": self.run_id,
@@ -177,7 +188,16 @@ class Run:
             },
             payload=self._payload,
             roles=self._roles.to_json(),
+            network=options.network,
+            gpus=options.gpus,
+            share_gpus=options.share_gpus,
         )
+
+    def _own_address(self, advertise: str) -> str:
+        """Return the address of nodes on this host."""
+        if self._roles.ps_on_driver and self._options.network:
+            return _network.choose(self._options.network)
+        return advertise
 
     def _see_through(self) -> list[NodeOutcome]:
         self._job.start()

@@ -9,15 +9,14 @@ import itertools
 import json
 import os
 import re
-import socket
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from . import _executor, errors
+from . import _executor, _gpus, _network, errors
 from ._roles import Roles
 
 # The row that each task returns; `result` is what the node returned, pickled.
@@ -53,6 +52,9 @@ class Plan:
     job: dict[str, Any]  # passed to the node
     payload: bytes
     roles: dict[str, Any] = dataclasses.field(default_factory=dict)  # none: all train
+    network: str = ""  # that the node's address is in; "": as Spark's executor
+    gpus: int | None = None  # a node; None: as Spark or the environment says
+    share_gpus: bool = False
 
     @property
     def who(self) -> Roles:
@@ -130,14 +132,44 @@ def _check_task(plan: Plan, context: Any) -> None:
 
 def _configure(plan: Plan, context: Any, rank: int) -> dict[str, Any]:
     address = context.getTaskInfos()[rank].address
-    if not plan.ask_reach and _executor.is_loopback(plan.coordinator[0]):
+    if plan.network:
+        host = _or_refuse(lambda: _network.choose(plan.network))
+    elif not plan.ask_reach and _executor.is_loopback(plan.coordinator[0]):
         host = "127.0.0.1"  # the driver's loopback is ours: one machine
     else:
         host = _executor.advertised_host(address, plan.coordinator[0])
     config = _base_config(plan, rank, host)
     config["jvm_pid"] = _executor.jvm_pid()
+    config["env"] = {**config["env"], **_gpu_environment(plan, context, rank), **plan.env}
     config.update(_find_coordinator(plan, context, rank, host))
     return config
+
+
+def _or_refuse(act: Callable[[], Any]) -> Any:
+    """Return what `act` returns; its error fails the whole stage and is raised in the driver."""
+    try:
+        return act()
+    except errors.ArcflowError as error:
+        raise refuse(error.code, error.message) from error
+
+
+def _gpu_environment(plan: Plan, context: Any, rank: int) -> dict[str, str]:
+    """Return what hides all accelerators but this node's from it; must be set before TensorFlow starts."""
+    resources = {name: list(one.addresses) for name, one in context.resources().items()}
+    if plan.gpus == 0 or plan.who.of(rank)[0] == "ps":
+        return _gpus.nothing()
+    if plan.gpus is None and not resources.get("gpu"):
+        return {}  # as the executor's environment has it
+    found = _gpus.find(resources, os.environ)
+    if plan.gpus is None:
+        return _gpus.environment_of(found, found.addresses)
+    addresses = [info.address for info in context.getTaskInfos()]
+    if found.per_host:
+        addresses = [address.rsplit(":", 1)[0] for address in addresses]
+    place = addresses[:rank].count(addresses[rank])
+    wanted = plan.gpus
+    chosen = _or_refuse(lambda: _gpus.choose(found, wanted, place, plan.share_gpus))
+    return _gpus.environment_of(found, chosen)
 
 
 def _base_config(plan: Plan, rank: int, host: str) -> dict[str, Any]:
@@ -199,8 +231,9 @@ def _find_coordinator(plan: Plan, context: Any, rank: int, host: str) -> dict[st
     where = {"host": plan.coordinator[0], "port": plan.coordinator[1]}
     if not plan.ask_reach:
         return {"coordinator": where}
-    with socket.socket() as reserved:  # rank 0 keeps a port until all know who hosts
-        reserved.bind((host, 0))
+    first, last = plan.agent.get("first_port", 0), plan.agent.get("last_port", 0)
+    bound = _or_refuse(lambda: _network.bind_in(host, first, last))
+    with bound as reserved:  # rank 0 keeps a port until all know who hosts
         port = reserved.getsockname()[1]
         reached = _executor.can_connect(*plan.coordinator, timeout_s=_REACH_TIMEOUT_S)
         word = {"rank": rank, "reached": reached, "host": host, "port": port}

@@ -71,7 +71,12 @@ class Checkpoint:
         self._saved_step = -1
         self._exchanges = 0
         self._named = _variables(context, objects, optimizer)
-        self._own = {n for n, (_, one) in enumerate(self._named) if _is_per_rank(one)}
+        slots = {id(one) for one in _of_optimizer(objects, optimizer)}
+        self._own = {
+            number
+            for number, (_, one) in enumerate(self._named)
+            if id(one) not in slots and _is_per_rank(one)
+        }
         self._begin()
 
     # ---- Beginning ----------------------------------------------------------------------------
@@ -259,13 +264,10 @@ class Checkpoint:
             return
         if not self._trains:
             raise errors.UnimplementedError("an evaluator does not save checkpoints of training")
-        staging_name = ""
         word: dict[str, Any] = {"step": self.step, "feed": self._position()}
-        staging = files.Staging(self.directory, staging_name)
+        staging = files.Staging(self.directory, files.Staging.new_name())  # the chief's counts
         if self._context.is_chief:
-            staging_name = files.Staging.new_name()
-            staging = files.Staging(self.directory, staging_name)
-            word |= self._said(lambda: {"staging": staging_name, "made": staging.make()})
+            word |= self._said(staging.make)
         words = self._agree(word)
         try:
             self._write(words, files.Staging(self.directory, words[0]["staging"]))
@@ -283,8 +285,8 @@ class Checkpoint:
             extra = {one["file"]: one["said"] for one in self._agree({"step": self.step, **mine})}
         if not self._context.is_chief:
             return
-        arrays = [(name, _read(variable)) for name, variable in self._named]
-        variables, written = staging.write_variables(arrays, self._own)
+        named = [(name, _read(variable)) for name, variable in self._named]
+        variables, written = staging.write_variables(named, self._own)
         staging.publish(
             Manifest(
                 run_id=self._context.run_id,
@@ -359,8 +361,7 @@ def _checked_directory(directory: str) -> str:
 def _variables(context: Context, objects: Any, optimizer: Any) -> list[tuple[str, Any]]:
     """List every variable of the objects and the optimizer, each once, in a stable order."""
     listed = list(objects) if isinstance(objects, list | tuple) else [objects]
-    if optimizer is None:
-        optimizer = getattr(listed[0], "optimizer", None)
+    optimizer = _optimizer(objects, optimizer)
     if optimizer is not None:
         _build(context, optimizer, listed)
         listed.append(optimizer)
@@ -375,6 +376,16 @@ def _variables(context: Context, objects: Any, optimizer: Any) -> list[tuple[str
             "it on a batch)"
         )
     return list(found.values())
+
+
+def _optimizer(objects: Any, optimizer: Any) -> Any:
+    first = objects[0] if isinstance(objects, list | tuple) and objects else objects
+    return getattr(first, "optimizer", None) if optimizer is None else optimizer
+
+
+def _of_optimizer(objects: Any, optimizer: Any) -> list[Any]:
+    found = _optimizer(objects, optimizer)
+    return [] if found is None else _of(found)
 
 
 def _build(context: Context, optimizer: Any, listed: list[Any]) -> None:
@@ -412,11 +423,12 @@ def _parts(variable: Any) -> list[Any]:
 
 
 def _is_per_rank(variable: Any) -> bool:
-    """Whether nodes hold different values, which are brought together only when read."""
-    if type(variable).__module__.startswith("keras."):
-        variable = variable.value
-    own = getattr(variable, "arcflow_per_rank", False)
-    return bool(own) or type(variable).__name__ == "SyncOnReadVariable"
+    """Whether nodes may hold different values.
+
+    Variables that are trained are equal on all nodes, and so are the optimizer's. The others follow
+    from what each node saw: Keras 3 keeps the moving averages of BatchNormalization so.
+    """
+    return not getattr(variable, "trainable", True)
 
 
 def _read(variable: Any) -> np.ndarray:

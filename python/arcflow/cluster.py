@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-from . import _restart, _roles, _run, preflight
+from . import _network, _restart, _roles, _run, preflight
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
@@ -88,6 +88,19 @@ class Cluster:
         Whether to show a progress bar and rank 0's output.
     log_lines
         How many of a node's last lines an error shows.
+    gpus
+        Accelerators of each node: those of Spark's task resources, else of the executor's
+        ``CUDA_VISIBLE_DEVICES`` (``HIP_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``), else those that
+        are there. 0: none. By default what Spark gave the task, or all that the executor sees.
+    share_gpus
+        Whether nodes of one executor may have the same accelerators.
+    profile : pyspark.resource.ResourceProfile
+        Cores, memory and resources of executors and tasks of the run alone; not in local mode.
+    network
+        Network (``"10.0.0.0/8"``) or interface (``"eth1"``) whose address nodes tell each other; by
+        default the executor's own.
+    ports
+        Port, or range (``"40000-40100"``), that nodes listen on; any by default.
     host, bind_host, port
         Where the coordinator listens: the address that executors are told, the address that is
         bound, and a port (0: any). By default as Spark's driver.
@@ -120,6 +133,11 @@ class Cluster:
         restart_backoff: float = 1.0,
         progress: bool = True,
         log_lines: int = 50,
+        gpus: int | None = None,
+        share_gpus: bool = False,
+        profile: Any = None,
+        network: str | None = None,
+        ports: int | str | None = None,
         host: str | None = None,
         bind_host: str | None = None,
         port: int = 0,
@@ -152,6 +170,11 @@ class Cluster:
             python=(python,) if isinstance(python, str) else tuple(python) if python else None,
             env={str(key): str(value) for key, value in (env or {}).items()},
             remainder=remainder,
+            network=_network.checked(network),
+            ports=_network.port_range(ports),
+            gpus=preflight.checked_gpus(gpus),
+            share_gpus=share_gpus,
+            profile=preflight.checked_profile(self.spark, profile),
         )
         if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < 0:
             raise InvalidArgumentError(f"max_restarts={max_restarts!r} is not a number (0 or more)")
@@ -193,7 +216,7 @@ class Cluster:
         if self._closed:
             raise FailedPreconditionError("this cluster is closed; make another one")
         payload = pickled(fn, args)
-        preflight.check_slots(self.spark, self._roles)
+        self._check_slots()
         feeds = plan_feeds(data)
         run_id = secrets.token_hex(8)
         runs: list[_run.Run] = []
@@ -219,7 +242,11 @@ class Cluster:
 
     def _before_restart(self) -> None:
         """Wait for the executors that replace lost ones."""
-        preflight.check_slots(self.spark, self._roles, self._options.start_timeout_s)
+        self._check_slots(self._options.start_timeout_s)
+
+    def _check_slots(self, *wait_s: float) -> None:
+        if self._options.profile is None:  # else Spark makes executors for the run
+            preflight.check_slots(self.spark, self._roles, *wait_s)
 
     def close(self) -> None:
         """End the cluster; a second call does nothing."""

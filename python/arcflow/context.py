@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ._reader import Batches
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 
 # "As long as it takes": the coordinator ends waiting when a node fails or leaves.
 _FOREVER_S = 1e6
-_READER_POLL_S = 3600.0
 
 
 class Context:
@@ -161,7 +161,7 @@ class Context:
         *,
         remainder: str | None = None,
         timeout: float | None = None,
-    ) -> Iterator[tuple[dict[str, Any], int]]:
+    ) -> Batches:
         """Iterate over this node's rows as NumPy batches, without TensorFlow.
 
         Parameters
@@ -182,17 +182,7 @@ class Context:
         self._check_feed(name)
         remainder = self._checked_remainder(remainder)
         reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder)
-        return self._batches(reader, timeout)
-
-    @staticmethod
-    def _batches(reader: Any, timeout: float | None) -> Iterator[tuple[dict[str, Any], int]]:
-        try:
-            while (
-                batch := reader.next(_READER_POLL_S if timeout is None else timeout)
-            ) is not None:
-                yield batch
-        finally:
-            reader.cancel()
+        return Batches(reader, (name, batch_size), timeout)
 
     def strategy(self) -> Any:
         """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.
@@ -280,9 +270,7 @@ class Context:
         )
         return self._checkpoint
 
-    def checkpoint_callback(
-        self, directory: str, *, keep: int = 3, resume: bool = False
-    ) -> Any:
+    def checkpoint_callback(self, directory: str, *, keep: int = 3, resume: bool = False) -> Any:
         """Return a callback that saves at the end of each epoch of ``model.fit``, and restores there.
 
         For programs that keep their own call of `fit`. A failure costs the epoch it happens in;

@@ -113,10 +113,10 @@ class Feed:
         """
         where = f"feed {name!r}: "
         names = self.df.columns if self.columns is None else self.columns
-        for column in self.order_by:
-            if column not in names:
+        for key in self.order_by:
+            if key not in names:
                 raise InvalidArgumentError(
-                    f"{where}order_by names {column!r}, which is not fed; fed are {', '.join(names)}"
+                    f"{where}order_by names {key!r}, which is not fed; fed are {', '.join(names)}"
                 )
         columns = _schema.plan_columns(
             self.df.schema, names, shapes=self.shapes, raw=self.raw, where=where

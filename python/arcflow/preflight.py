@@ -11,7 +11,7 @@ from typing import Any
 from . import _job
 from ._doctor import Check, Report, doctor
 from ._roles import Roles
-from .errors import FailedPreconditionError, InvalidArgumentError
+from .errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 
 __all__ = ["Check", "Report", "check_slots", "checked_size", "doctor", "session", "slots"]
 
@@ -78,6 +78,44 @@ def checked_size(spark: Any, size: Any, others: int = 0) -> int:
     return number
 
 
+def checked_gpus(gpus: Any) -> int | None:
+    """Return the number of accelerators a node, or None; InvalidArgumentError when it is no number."""
+    if gpus is None:
+        return None
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
+        raise InvalidArgumentError(
+            f"gpus={gpus!r} is not a number of accelerators a node (0 or more)"
+        )
+    return gpus
+
+
+def checked_profile(spark: Any, profile: Any) -> Any:
+    """Return a resource profile that this cluster can use.
+
+    Raises
+    ------
+    UnimplementedError
+        Spark has no profiles in local mode.
+    """
+    if profile is None:
+        return None
+    if type(profile).__name__ != "ResourceProfile":
+        raise InvalidArgumentError(
+            f"profile= needs a pyspark.resource.ResourceProfile, not {type(profile).__name__}"
+        )
+    master = (
+        _connect_conf(spark, "spark.master")
+        if _job.is_connect(spark)
+        else spark.sparkContext.master
+    )
+    if re.match(r"local(\[|$|-cluster)", master or ""):
+        raise UnimplementedError(
+            f"Spark has no resource profiles on {master}: leave profile= out there; standalone, YARN "
+            "and Kubernetes have them"
+        )
+    return profile
+
+
 def check_slots(spark: Any, nodes: Roles | int, wait_s: float = _EXECUTORS_WAIT_S) -> None:
     """Refuse a run that can never have all its tasks at once, as a barrier stage needs.
 
@@ -90,14 +128,12 @@ def check_slots(spark: Any, nodes: Roles | int, wait_s: float = _EXECUTORS_WAIT_
     wait_s
         How long executors of a fresh application may take to register.
     """
-    if not _job.is_connect(spark):
-        conf = spark.sparkContext.getConf()
-        if conf.get("spark.dynamicAllocation.enabled", "false") == "true":
-            raise FailedPreconditionError(
-                "Spark does not run barrier stages under dynamic allocation: set "
-                "spark.dynamicAllocation.enabled=false and a fixed number of executors "
-                "(spark.executor.instances, or spark.cores.max)"
-            )
+    if _setting(spark, "spark.dynamicAllocation.enabled") == "true":
+        raise FailedPreconditionError(
+            "Spark does not run barrier stages under dynamic allocation: set "
+            "spark.dynamicAllocation.enabled=false and a fixed number of executors "
+            "(spark.executor.instances, or spark.cores.max)"
+        )
     roles = nodes if isinstance(nodes, Roles) else Roles(nodes)
     size = roles.tasks
     deadline = time.monotonic() + wait_s
@@ -170,6 +206,13 @@ def _explain(spark: Any) -> str:
         f" ({spark.sparkContext.master}, {executors(spark)} executors, "
         f"{cpus} core{'s' if cpus != '1' else ''} a task)"
     )
+
+
+def _setting(spark: Any, key: str) -> str | None:
+    """Return a setting of the application; None where it is not set, or not shown."""
+    if _job.is_connect(spark):
+        return _connect_conf(spark, key)
+    return spark.sparkContext.getConf().get(key)
 
 
 def _connect_conf(spark: Any, key: str) -> str | None:

@@ -14,7 +14,7 @@ MODULUS = 1_000_003
 class Number:
     """A variable without TensorFlow; every rank has its own value."""
 
-    arcflow_per_rank = True
+    trainable = False
 
     def __init__(self, value: int, name: str = "number") -> None:
         self.name, self._value = name, np.array(value, np.int64)
@@ -55,7 +55,7 @@ def count(ctx):
     total = Number(1)
     state = ctx.checkpoint(total, directory=args["directory"], every=args.get("every", 5), keep=2)
     began = state.step
-    for epoch in state.epochs(args.get("epochs", 2)):
+    for _ in state.epochs(args.get("epochs", 2)):
         for columns, padding in state.batches(ctx.reader("train", 10)):
             doomed = ctx.attempt <= args.get("deaths", 1) and ctx.rank == args.get("rank", 1)
             if doomed and state.step == args["step"]:
@@ -72,7 +72,6 @@ def count(ctx):
         "began": began,
         "restored": ctx.restored and ctx.restored.step,
         "steps": state.step,
-        "epoch": epoch,
     }
 
 
@@ -140,8 +139,8 @@ def _loop(strategy, model, state, rows, die):
 def _death(ctx, state):
     def die():
         args = ctx.args
-        if ctx.attempt <= args.get("deaths", 1) and ctx.rank == args.get("rank", 1):
-            if state.step == args["step"]:
-                kill("node")
+        doomed = ctx.attempt <= args.get("deaths", 1) and ctx.rank == args.get("rank", 1)
+        if doomed and state.step == args["step"]:
+            kill("node")
 
     return die

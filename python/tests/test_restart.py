@@ -51,7 +51,9 @@ def at(step, **fields):
 
 
 def test_attempts_are_made_until_one_is_good_and_each_is_told():
-    script = Script((died(), at(7)), (died(cause="executor lost"), at(9, restored=5)), ("ok", at(20)))
+    script = Script(
+        (died(), at(7)), (died(cause="executor lost"), at(9, restored=5)), ("ok", at(20))
+    )
     value, supervisor, said = script.run(2)
     assert value == "ok"
     assert [(a.number, a.step, a.restored, a.cause) for a in supervisor.attempts] == [
@@ -159,9 +161,11 @@ class TestLosses:
         assert second.restored == 10
         if what in ("node", "raise"):
             assert (first.node, first.step) == ("worker:0", 13)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [
-            f"checkpoint-{step:012d}" for step in (20, 25)
-        ] or len(list(tmp_path.iterdir())) == 2
+        assert (
+            sorted(path.name for path in tmp_path.iterdir())
+            == [f"checkpoint-{step:012d}" for step in (20, 25)]
+            or len(list(tmp_path.iterdir())) == 2
+        )
         assert spark_testing.named_leftovers(tmp_path) == []
 
     def test_a_lost_chief_is_no_different(self, spark, tmp_path, undisturbed):
@@ -210,7 +214,9 @@ class TestLocal:
 
     def test_rows_in_the_order_of_a_column(self, spark, tmp_path):
         def ids(ctx):
-            return [i for c, p in ctx.reader("train", 16) for i in c["id"][: len(c["id"]) - p].tolist()]
+            return [
+                i for c, p in ctx.reader("train", 16) for i in c["id"][: len(c["id"]) - p].tolist()
+            ]
 
         frame = spark.range(0, 200, 1, 7).selectExpr("199 - id as id", "id % 3 as other")
         data = {"train": Feed(frame, order_by="id")}

@@ -23,7 +23,14 @@ def test_ranks_are_chief_workers_evaluators_and_parameter_servers():
         ("chief", 0), ("worker", 0), ("worker", 1), ("evaluator", 0), ("ps", 0), ("ps", 1),
     ]  # fmt: skip
     assert list(roles.fed) == [1, 2]
-    assert [roles.runs_function(rank) for rank in range(6)] == [True, False, False, True, False, False]
+    assert [roles.runs_function(rank) for rank in range(6)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert (roles.tasks, Roles(3, 2, 1, ps_on_driver=True).tasks) == (6, 4)
     assert list(Roles(3, evaluator=1).fed) == [0, 1, 2]
     assert Roles.from_json(json.loads(json.dumps(roles.to_json()))) == roles
@@ -70,7 +77,7 @@ def describe_me(ctx):
     return said | {"ids": ids}
 
 
-class pytest_free_raises:  # noqa: N801 - nodes of this test need no pytest
+class pytest_free_raises:
     def __init__(self, error):
         self._error = error
 
@@ -78,7 +85,8 @@ class pytest_free_raises:  # noqa: N801 - nodes of this test need no pytest
         return self
 
     def __exit__(self, kind, *_):
-        assert kind is not None and issubclass(kind, self._error), kind
+        assert kind is not None
+        assert issubclass(kind, self._error), kind
         return True
 
 
@@ -146,15 +154,13 @@ class TestEvaluator:
 
     def test_rows_go_only_to_those_who_are_fed_and_evenly(self, spark):
         frame = _rows.spread(spark.range(0, 1000, 1, 8), 4, range(1, 3))
-        counts = dict(
-            frame.selectExpr("spark_partition_id() as p").groupBy("p").count().collect()
-        )
+        counts = dict(frame.selectExpr("spark_partition_id() as p").groupBy("p").count().collect())
         assert set(counts) == {1, 2}
         assert sum(counts.values()) == 1000
         assert max(counts.values()) - min(counts.values()) <= 16
 
     def test_slots_of_a_size_alone_are_told_as_before(self, spark):
-        with pytest.raises(errors.InvalidArgumentError, match="size=9, but .* lower size= to 4"):
+        with pytest.raises(errors.InvalidArgumentError, match=r"size=9, but .* lower size= to 4"):
             preflight.check_slots(spark, 9)
 
 
@@ -215,9 +221,7 @@ def count_up(ctx):
 @pytest.mark.timeout(600)
 def test_workers_of_parameter_servers_read_their_own_feeds_and_no_step_is_lost(spark):
     with Cluster(spark, size=3, ps=1, progress=False, start_timeout=300) as cluster:
-        result = cluster.run(
-            count_up, data=spark.range(0, 200, 1, 4), args={"steps": 120}
-        )
+        result = cluster.run(count_up, data=spark.range(0, 200, 1, 4), args={"steps": 120})
     chief, *workers = result.values
     assert workers == [None, None]
     assert chief["steps"] == 120

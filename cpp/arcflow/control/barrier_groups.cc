@@ -31,10 +31,9 @@ std::vector<BarrierBook::Done> BarrierGroups::Arrive(int rank, int ranks, const 
   if (members < 1 || members > size_ || rank >= members) {
     BarrierBook::Done refused;
     refused.name = name;
-    refused.status =
-        InvalidArgument("rank " + std::to_string(rank) + " came to barrier \"" + name +
-                        "\" of the first " + std::to_string(members) + " ranks in a run of " +
-                        std::to_string(size_));
+    refused.status = InvalidArgument("rank " + std::to_string(rank) + " came to barrier \"" + name +
+                                     "\" of the first " + std::to_string(members) +
+                                     " ranks in a run of " + std::to_string(size_));
     refused.waiters.emplace(rank, std::move(waiter));
     all.push_back(std::move(refused));
     return all;

@@ -20,8 +20,8 @@ using nlohmann::json;
 constexpr std::size_t kMaxPasses = 256;
 
 json ToJson(const PassStats& pass) {
-  return json{{"used", pass.used},       {"padded", pass.padded}, {"dropped", pass.dropped},
-              {"skipped", pass.skipped}, {"steps", pass.steps},   {"wait_ns", pass.wait_ns},
+  return json{{"used", pass.used},        {"padded", pass.padded}, {"dropped", pass.dropped},
+              {"skipped", pass.skipped},  {"steps", pass.steps},   {"wait_ns", pass.wait_ns},
               {"complete", pass.complete}};
 }
 
