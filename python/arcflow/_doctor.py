@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,15 @@ class Report:
         return "\n".join(lines)
 
 
-def doctor(spark: Any = None, size: int | None = None) -> Report:
+def doctor(
+    spark: Any = None,
+    size: int | None = None,
+    *,
+    gpus: int | None = None,
+    feed_memory: int | str = "1g",
+    network: str | None = None,
+    ports: int | str | None = None,
+) -> Report:
     """Check everything that a run needs, without starting a node.
 
     Parameters
@@ -66,6 +73,8 @@ def doctor(spark: Any = None, size: int | None = None) -> Report:
         Session to check; None checks this machine only.
     size
         Number of nodes that you want.
+    gpus, feed_memory, network, ports
+        As you would say to `arcflow.Cluster`.
 
     Returns
     -------
@@ -78,7 +87,8 @@ def doctor(spark: Any = None, size: int | None = None) -> Report:
     """
     checks = list(machine_checks())
     if spark is not None:
-        checks += session_checks(spark, size)
+        wishes = {"gpus": gpus, "feed_memory": feed_memory, "network": network, "ports": ports}
+        checks += session_checks(spark, size, wishes)
     return Report(tuple(checks))
 
 
@@ -94,8 +104,10 @@ def machine_checks() -> Iterator[Check]:
     yield _local_disk()
 
 
-def session_checks(spark: Any, size: int | None) -> Iterator[Check]:
-    """Look at a Spark application: slots, then versions on its executors."""
+def session_checks(
+    spark: Any, size: int | None, wishes: Mapping[str, Any] | None = None
+) -> Iterator[Check]:
+    """Look at a Spark application: slots, then its executors, for a run with these wishes."""
     from . import preflight
 
     yield Check("spark", "ok", f"{spark.version}, {_kind(spark)}")
@@ -114,7 +126,33 @@ def session_checks(spark: Any, size: int | None) -> Iterator[Check]:
         else "not known before the run on this cluster"
     )
     yield Check("slots", "ok", f"{told}, size={wanted}")
-    yield from _executor_checks(spark, wanted)
+    wants = _guarded("wishes", lambda: _wants(spark, wishes or {}))
+    if isinstance(wants, Check):
+        yield wants
+        return
+    from ._doctor_cluster import executor_checks
+
+    yield from executor_checks(spark, wanted, wants)
+
+
+def _wants(spark: Any, wishes: Mapping[str, Any]) -> Any:
+    """Return what executors are looked at for."""
+    from . import _doctor_cluster, _job, _network, preflight
+    from ._doctor_look import Wants
+    from .cluster import parse_bytes
+
+    if _job.is_connect(spark):
+        driver = spark.client.host
+    else:
+        driver = spark.sparkContext.getConf().get("spark.driver.host")
+    return Wants(
+        driver=driver,
+        feed_memory_bytes=parse_bytes(wishes.get("feed_memory") or "1g"),
+        gpus=preflight.checked_gpus(wishes.get("gpus")),
+        network=_network.checked(wishes.get("network")),
+        ports=_network.port_range(wishes.get("ports")),
+        hdfs=_doctor_cluster.name_nodes(spark),
+    )
 
 
 def _guarded(name: str, call: Callable[[], Any]) -> Any:
@@ -213,88 +251,3 @@ def _local_disk() -> Check:
             "local disk", "note", text, "set spark.local.dir to a larger disk for spilled feeds"
         )
     return Check("local disk", "ok", text)
-
-
-def _executor_checks(spark: Any, size: int) -> Iterator[Check]:
-    """Run one barrier task a node and compare what they have."""
-    from . import _spark_errors, _task
-
-    try:
-        rows = spark.range(0, size, 1, size).mapInArrow(
-            _look(), "rank bigint, found string", barrier=True
-        )
-        found = {row.rank: json.loads(row.found) for row in rows.collect()}
-    except Exception as error:  # whatever Spark raises is the finding
-        refused = _task.recognise(str(error)) or _spark_errors.wrap(error)
-        what, _, mend = refused.message.partition(": ")
-        yield Check("executors", "failed", what, mend)
-        return
-    hosts = sorted({one["host"] for one in found.values()})
-    yield Check("executors", "ok", f"{size} tasks at once on {', '.join(hosts)}")
-    driver = _executor.versions()
-    for key in ("python", "arcflow", "tensorflow", "keras"):
-        yield _compare(
-            key, driver.get(key), {r: one["versions"].get(key) for r, one in found.items()}
-        )
-    broken = sorted(rank for rank, one in found.items() if not one["agent"])
-    if broken:
-        yield Check(
-            "agents", "failed", f"no agent executable at ranks {broken}", "install the wheel there"
-        )
-
-
-def _compare(key: str, driver: str | None, there: dict[int, str | None]) -> Check:
-    name = f"{key} there"
-    seen = {str(version or "missing") for version in there.values()}
-    if seen == {"missing"}:
-        return Check(name, "failed", "missing on all executors", f"install {key} on the executors")
-    text = ", ".join(sorted(seen))
-    if len(seen) > 1:
-        return Check(name, "failed", f"executors differ: {text}", "give all the same environment")
-    if driver and _comparable(key, driver) != _comparable(key, next(iter(seen))):
-        return Check(
-            name, "failed", f"{text}, but {driver} in the driver", "use the same version on both"
-        )
-    return Check(name, "ok", text)
-
-
-def _comparable(key: str, version: str) -> str:
-    return ".".join(version.split(".")[:2]) if key == "python" else version
-
-
-def _look() -> Callable[[Any], Any]:
-    """Return the function that looks at an executor; pickled by value."""
-
-    def look(batches: Any) -> Any:
-        import json
-        import os
-
-        import pyarrow as pa
-        from pyspark import BarrierTaskContext
-
-        try:
-            from arcflow import _executor
-        except ImportError as error:
-            import base64
-            import sys
-
-            text = (
-                f"arcflow cannot be imported on an executor ({error}; {sys.executable}): install it "
-                "there, or point spark.pyspark.python to an environment that has it"
-            )
-            mark = base64.b64encode(text.encode()).decode()
-            raise RuntimeError(f"{text} [[arcflow FAILED_PRECONDITION {mark}]]") from None
-        context = BarrierTaskContext.get()
-        for _ in batches:
-            pass
-        rank = context.partitionId()
-        found = {
-            "host": context.getTaskInfos()[rank].address.rsplit(":", 1)[0],
-            "versions": _executor.versions(),
-            "agent": os.access(_executor.agent_path(), os.X_OK),
-        }
-        yield pa.RecordBatch.from_pydict(
-            {"rank": pa.array([rank], pa.int64()), "found": [json.dumps(found)]}
-        )
-
-    return look

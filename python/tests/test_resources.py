@@ -249,3 +249,18 @@ def test_accelerators_of_sparks_tasks_reach_the_nodes(tmp_path):
             cluster.run(devices)
     finally:
         spark_testing.stop_sessions()
+
+
+@on("standalone")
+@pytest.mark.usefixtures("leftovers")
+def test_a_profile_is_asked_of_the_cluster(spark):
+    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+    def executor(ctx):
+        from arcflow import _executor
+
+        return _executor.jvm_pid()
+
+    whole_executors = ResourceProfileBuilder().require(TaskResourceRequests().cpus(2)).build
+    with Cluster(spark, size=2, progress=False, profile=whole_executors) as cluster:
+        assert len(set(cluster.run(executor).values)) == 2  # of two cores each

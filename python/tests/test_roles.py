@@ -280,3 +280,43 @@ def test_a_parameter_server_on_the_driver_serves_tf_keras(spark):
     assert "do not" in refused
     assert result.evaluators == [True]
     assert len(result.metrics["nodes"]) == 4
+
+
+def kill_rank(ctx, rank):
+    """Kill the node of a rank on this host."""
+    import glob
+    import signal
+    from pathlib import Path
+
+    mark = f"ARCFLOW_NODE_MARK={ctx.run_id}:{rank}:".encode()
+    for path in glob.glob("/proc/[0-9]*"):
+        try:
+            if b"\0" + mark in b"\0" + Path(path, "environ").read_bytes():
+                os.kill(int(path.rsplit("/", 1)[1]), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def lose_a_server(ctx):
+    import time
+
+    if ctx.attempt == 1:
+        ctx.coordinator()
+        kill_rank(ctx, 2)
+        time.sleep(120)
+    return int(ctx.step_counter(7))
+
+
+@on("local")
+@pytest.mark.tf
+@pytest.mark.usefixtures("leftovers")
+@pytest.mark.timeout(600)
+def test_a_lost_parameter_server_is_named_and_the_run_starts_again(spark):
+    with Cluster(
+        spark, size=2, ps=1, max_restarts=1, restart_backoff=0.1, progress=False, grace=1,
+        start_timeout=300,
+    ) as cluster:  # fmt: skip
+        result = cluster.run(lose_a_server)
+    assert result.values == [7, None]
+    first, _ = result.attempts
+    assert (first.node, first.cause) == ("ps:0", "signal")

@@ -52,6 +52,10 @@ def _add_doctor(commands: Any) -> None:
     )
     where.add_argument("--remote", help="Spark Connect server to check, such as sc://host:15002")
     doctor.add_argument("--size", type=int, help="number of nodes that you want")
+    doctor.add_argument("--gpus", type=int, help="accelerators that a node shall have")
+    doctor.add_argument("--feed-memory", default="1g", help="memory of a node's rows, such as 2g")
+    doctor.add_argument("--network", help="network or interface of the nodes, such as 10.0.0.0/8")
+    doctor.add_argument("--ports", help="port or range of the nodes, such as 40000-40100")
     doctor.add_argument(
         "--conf",
         action="append",
@@ -71,7 +75,9 @@ def _doctor(options: argparse.Namespace) -> int:
         try:
             _check_reachable(options)
             spark = _session(options)
-            checks += session_checks(spark, options.size)
+            names = ("gpus", "feed_memory", "network", "ports")
+            wishes = {name: getattr(options, name) for name in names}
+            checks += session_checks(spark, options.size, wishes)
         except Exception as error:  # a cluster that cannot be reached is a finding
             checks.append(
                 Check(
