@@ -47,6 +47,16 @@ def kill(what: str) -> None:
         time.sleep(600)
 
 
+def ask_to_be_cut_off(ctx, where):
+    """Tell the test this node's address, and wait for the end of the world."""
+    import time
+
+    with open(where + ".part", "w") as file:
+        file.write(ctx.cluster["worker"][0].rsplit(":", 1)[0])
+    os.rename(where + ".part", where)
+    time.sleep(600)
+
+
 def count(ctx):
     """Fold the ids that this rank reads, in their order, into a number; die where args say."""
     import time
@@ -61,6 +71,8 @@ def count(ctx):
             if doomed and state.step == args["step"]:
                 if args["how"] == "raise":
                     raise ValueError(f"bad row at step {state.step}")
+                if args["how"] == "wait":
+                    ask_to_be_cut_off(ctx, args["where"])
                 kill(args["how"])
             ids = columns["id"][: len(columns["id"]) - padding]
             for number in ids.tolist():
