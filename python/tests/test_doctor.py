@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -151,10 +152,12 @@ def test_the_limit_of_the_container_counts_whatever_level_sets_it(tmp_path, vers
 
 @pytest.mark.spark
 def test_the_command_takes_wishes_and_fails_by_its_exit_code():
+    connect = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED")  # of a session in this process
     done = subprocess.run(
         [sys.executable, "-m", "arcflow", "doctor", "--master", "local[2]", "--size", "2", "--gpus",
          "1", "--feed-memory", "64m", "--conf", "spark.driver.host=127.0.0.1"],
         capture_output=True, text=True, timeout=240, check=False,
+        env={key: value for key, value in os.environ.items() if key not in connect},
     )  # fmt: skip
     assert done.returncode == 1
     assert "failed  gpus" in done.stdout

@@ -130,12 +130,15 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(tmp_path
         spark_testing.wait_for(
             lambda: servers.log("master").count("Registering worker") >= HOSTS, 90, "Workers"
         )
-        spark = spark_testing.classic_session(
-            master, tmp_path / "driver",
-            spark__driver__host=hosts.driver, spark__driver__bindAddress=hosts.driver,
-            spark__executor__memory="512m", spark__executor__heartbeatInterval="1s",
-            spark__network__timeout="15s", spark__network__timeoutInterval="5s", spark__executor__heartbeat__maxFailures="10",
-        )  # fmt: skip
+        settings = {
+            "spark.driver.host": hosts.driver,
+            "spark.driver.bindAddress": hosts.driver,
+            "spark.executor.heartbeatInterval": "1s",
+            "spark.executor.heartbeat.maxFailures": "10",
+            "spark.network.timeout": "15s",
+            "spark.network.timeoutInterval": "5s",
+        }
+        spark = spark_testing.classic_session(master, tmp_path / "driver", **settings)
         try:
             _cut_one(spark, hosts, tmp_path)
         finally:
