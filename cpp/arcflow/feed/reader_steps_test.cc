@@ -53,6 +53,24 @@ TEST(ReaderStepsTest, PadMakesAsManyStepsAsTheLongestRank) {
   EXPECT_EQ(stats["complete"], true);
 }
 
+TEST(ReaderStepsTest, RowsBeforeTheFirstStepAreSkippedNotUsed) {
+  Node node;
+  node.Write(35);
+  node.End();
+  auto sut = node.Open(10, Remainder::kPartial);
+  ASSERT_TRUE(sut->Seek(2).ok());
+  EXPECT_EQ(Compare(MustNext(*sut), Dense(), 20), "");
+  EXPECT_EQ(MustNext(*sut).real_rows(), 5u);
+  ExpectEnd(*sut);
+  ASSERT_TRUE(sut->Seek(9).ok());  // beyond the end
+  ExpectEnd(*sut);
+  Eventually([&] { return node.agent.stats().size() == 2; });
+  EXPECT_EQ(node.agent.stats()[0]["skipped"], 20);
+  EXPECT_EQ(node.agent.stats()[0]["used"], 15);
+  EXPECT_EQ(node.agent.stats()[1]["skipped"], 35);
+  EXPECT_EQ(node.agent.stats()[1]["used"], 0);
+}
+
 TEST(ReaderStepsTest, PadWithFullBatchesNeverWaitsForOthers) {
   Node node;
   node.Write(40);
