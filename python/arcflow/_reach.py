@@ -37,7 +37,7 @@ def check(
     Parameters
     ----------
     own
-        This node's name; one that is not among the targets only connects.
+        This node's name; one that is not among the targets needs to reach nobody.
     targets
         Name to ``host:port`` of every node that serves others. The port is held by the node's
         agent, which does not listen; sharing it is allowed.
@@ -53,7 +53,8 @@ def check(
     """
     with listening(targets.get(own)):
         exchange("arcflow/reach/listening", b"")
-        failed = connect_all({n: where for n, where in targets.items() if n != own}, timeout_s)
+        others = {name: where for name, where in targets.items() if name != own}
+        failed = connect_all(others, timeout_s) if own in targets else {}
         word = json.dumps({"node": own, "failed": failed}).encode()
         words = [json.loads(text) for text in exchange("arcflow/reach/done", word)]
     pairs = [(one["node"], name, why) for one in words for name, why in one["failed"].items()]

@@ -203,6 +203,7 @@ def run_beside(plan: Plan, rank: int, host: str) -> tuple[Any, bytes]:
     """
     plan = plan.for_rank(rank)
     config = _base_config(plan, rank, host)
+    config["env"] = {**config["env"], **_gpus.nothing(), **plan.env}
     config["coordinator"] = {"host": plan.coordinator[0], "port": plan.coordinator[1]}
     return _drive(plan, config, ())
 

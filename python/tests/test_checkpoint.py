@@ -199,8 +199,8 @@ def test_an_evaluator_follows_what_training_writes(tmp_path):
     train(tmp_path, steps=8, keep=5)
 
     def follow(node):
-        shared = Variable(0)
-        state = make(node, tmp_path, shared, Number(0))
+        shared = Variable(0)  # the others are an optimizer's, for an evaluator
+        state = make(node, tmp_path, shared)
         first = state.step, int(shared.numpy()), state.refresh()
         train(tmp_path, steps=99, attempt=2, keep=5)
         second = state.refresh(), state.step, int(shared.numpy()), state.refresh()

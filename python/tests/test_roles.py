@@ -300,23 +300,68 @@ def kill_rank(ctx, rank):
 def lose_a_server(ctx):
     import time
 
+    ctx.coordinator()
+    steps = ctx.step_counter(7)
+    state = ctx.checkpoint(steps.variable, directory=ctx.args, every=1)
     if ctx.attempt == 1:
-        ctx.coordinator()
+        steps.add(34)
+        state.advance()
         kill_rank(ctx, 2)
         time.sleep(120)
-    return int(ctx.step_counter(7))
+    return int(steps), ctx.restored.step
 
 
 @on("local")
 @pytest.mark.tf
 @pytest.mark.usefixtures("leftovers")
 @pytest.mark.timeout(600)
-def test_a_lost_parameter_server_is_named_and_the_run_starts_again(spark):
+def test_a_lost_parameter_server_is_named_and_the_run_goes_on_from_its_checkpoint(spark, tmp_path):
     with Cluster(
         spark, size=2, ps=1, max_restarts=1, restart_backoff=0.1, progress=False, grace=1,
         start_timeout=300,
     ) as cluster:  # fmt: skip
-        result = cluster.run(lose_a_server)
-    assert result.values == [7, None]
+        result = cluster.run(lose_a_server, args=str(tmp_path))
+    assert result.values == [(41, 1), None]
     first, _ = result.attempts
     assert (first.node, first.cause) == ("ps:0", "signal")
+
+
+def follow(ctx):
+    """Train in the chief, with a checkpoint each epoch; evaluate each in the evaluator."""
+    import keras
+    import numpy as np
+
+    x = np.linspace(0, 1, 40, dtype="float32")[:, None]
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    if ctx.role == "evaluator":
+        model.compile(loss="mse", optimizer=None)
+        state = ctx.checkpoint(model, directory=ctx.args)
+        seen = []
+        over = False
+        while not over:
+            over = ctx.wait_for_end(0.2)
+            if state.refresh():
+                seen.append((state.step, model.evaluate(x, 3 * x, verbose=0)))
+        return seen
+    model.compile("sgd", "mse")
+    state = ctx.checkpoint(model, directory=ctx.args)
+    rows = ctx.dataset("train", 10, features="x", label="y")
+    state.fit(rows.map(lambda x, y, w: (x[:, None], y[:, None], w)), epochs=4, verbose=0)
+    return state.step, model.evaluate(x, 3 * x, verbose=0)
+
+
+@on("local")
+@pytest.mark.tf
+@pytest.mark.usefixtures("leftovers")
+@pytest.mark.timeout(600)
+def test_an_evaluator_sees_what_training_has_learnt(spark, tmp_path):
+    data = spark.range(0, 40, 1, 4).selectExpr(
+        "cast(id / 39 as float) as x", "cast(3 * id / 39 as float) as y"
+    )
+    with Cluster(spark, size=1, evaluator=1, progress=False, start_timeout=300) as cluster:
+        result = cluster.run(follow, data=data, args=str(tmp_path))
+    (evaluations,) = result.evaluators
+    assert evaluations[-1] == pytest.approx(result.values[0])
+    assert result.values[0][0] == 16
+    assert [step for step, _ in evaluations] == sorted({step for step, _ in evaluations})
