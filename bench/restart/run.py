@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with us
     with tempfile.TemporaryDirectory(prefix="arc-bench-restart-") as name:
         spark_testing.prepare_environment(name)
         folder = Path(name)
