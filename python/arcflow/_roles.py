@@ -78,6 +78,14 @@ class Roles:
         return cls(**fields)
 
 
+def checked_others(ps: Any, evaluator: Any, ps_on_driver: bool) -> int:
+    """Return how many slots other roles than training need; InvalidArgumentError for no numbers."""
+    for name, value in (("ps", ps), ("evaluator", evaluator)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InvalidArgumentError(f"{name}={value!r} is not a number of nodes (0 or more)")
+    return int(evaluator) + (0 if ps_on_driver else int(ps))
+
+
 def checked(size: int, ps: Any, evaluator: Any, ps_on_driver: bool) -> Roles:
     """Return the roles of a cluster.
 
@@ -86,9 +94,7 @@ def checked(size: int, ps: Any, evaluator: Any, ps_on_driver: bool) -> Roles:
     InvalidArgumentError
         A number that is none, or parameter servers without a worker.
     """
-    for name, value in (("ps", ps), ("evaluator", evaluator)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidArgumentError(f"{name}={value!r} is not a number of nodes (0 or more)")
+    checked_others(ps, evaluator, ps_on_driver)
     if ps and size < 2:
         raise InvalidArgumentError(
             f"size={size} with ps={ps}: parameter servers need a worker beside the chief, which only "

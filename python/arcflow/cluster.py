@@ -145,7 +145,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.spark = preflight.session(spark)
-        others = evaluator + (0 if ps_on_driver else ps)
+        others = _roles.checked_others(ps, evaluator, ps_on_driver)
         self.size = preflight.checked_size(self.spark, size, others)
         self._roles = _roles.checked(self.size, ps, evaluator, ps_on_driver)
         if remainder not in _REMAINDERS:
