@@ -16,8 +16,10 @@ namespace {
 
 using asio::ip::tcp;
 
-constexpr std::size_t kReadBytes = std::size_t{64} * 1024;
+constexpr std::size_t kReadBytes = std::size_t{16} * 1024;  // a connection; there may be thousands
+constexpr std::size_t kSealBytes = std::size_t{16} * 1024;
 constexpr int kMaxRefusals = 3;
+constexpr std::string_view kTlsLabel = "arcflow control tls 1";
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
 constexpr int kKeepProbes = 3;
@@ -134,6 +136,8 @@ void ChannelImpl::OnRead(const std::error_code& error, std::size_t bytes) {
   // kernel reset the connection and could destroy what the peer has not read yet.
   if (state_ == State::kHandshake) {
     OnHandshakeBytes(got);
+  } else if (tls_) {
+    OnTlsBytes(got);
   } else if (state_ == State::kOpen) {
     OnFrameBytes(got);
   }
@@ -148,6 +152,10 @@ void ChannelImpl::OnEndOfStream(const std::error_code& error) {
   const std::string who = peer_;
   const std::string how =
       error == asio::error::eof ? " closed the connection" : ": " + error.message();
+  if (state_ == State::kTls) {
+    Finish(Unauthenticated(who + how + " during the TLS handshake"));
+    return;
+  }
   if (state_ == State::kHandshake) {
     // Once it has our proof a server hangs up because the proof is wrong, or because strangers
     // crowd it.
@@ -177,10 +185,46 @@ void ChannelImpl::OnHandshakeBytes(std::span<const std::byte> bytes) {
 }
 
 void ChannelImpl::OnHandshakeDone() {
+  read_buffer_.resize(kReadBytes);
+  if (options_.encrypt) {
+    BeginTls();
+  } else {
+    OnReady();
+  }
+}
+
+// The secret is proved; from here on nobody on the way can read or change anything.
+void ChannelImpl::BeginTls() {
+  auto key = handshake_->DeriveKey(kTlsLabel);
+  auto session = key.ok() ? (server_ ? TlsSession::Server(*key) : TlsSession::Client(*key))
+                          : Result<TlsSession>(key.status());
+  if (!session.ok()) {
+    Finish(session.status().WithContext(peer_));
+    return;
+  }
+  tls_.emplace(std::move(*session));
+  state_ = State::kTls;  // the handshake's timer goes on
+  handshake_output_.append(tls_->TakeOutput());
+  Flush();
+}
+
+void ChannelImpl::OnTlsBytes(std::span<const std::byte> bytes) {
+  std::string plain;
+  const Status fed = tls_->Feed(bytes, &plain);
+  handshake_output_.append(tls_->TakeOutput());  // an alert, when it failed
+  Flush();
+  if (!fed.ok()) {
+    if (state_ != State::kDraining) Finish(fed.WithContext(peer_));
+    return;
+  }
+  if (state_ == State::kTls && tls_->done()) OnReady();
+  if (state_ == State::kOpen && !plain.empty()) OnFrameBytes(std::as_bytes(std::span(plain)));
+}
+
+void ChannelImpl::OnReady() {
   Arm(drain_requested_ ? Deadline::After(options_.linger) : Deadline::Infinite(), "");
   handshake_.reset();
   state_ = State::kOpen;
-  read_buffer_.resize(kReadBytes);
   if (server_) {
     callbacks_ = accepted_(shared_from_this());
     accepted_ = nullptr;
@@ -215,14 +259,18 @@ void ChannelImpl::OnFrameBytes(std::span<const std::byte> bytes) {
 
 Status ChannelImpl::Send(const nlohmann::json& message) {
   ARC_ASSIGN(std::string frame, EncodeFrame(message, options_.max_frame_bytes));
+  return SendFrame(std::make_shared<const std::string>(std::move(frame)));
+}
+
+Status ChannelImpl::SendFrame(SharedFrame frame) {
   {
     std::lock_guard lock(mutex_);
     if (!sendable_) return Unavailable("the channel is closed");
-    if (queued_bytes_ + frame.size() > options_.max_queued_bytes) {
+    if (queued_bytes_ + frame->size() > options_.max_queued_bytes) {
       return ResourceExhausted("the peer reads too slowly: " + std::to_string(queued_bytes_) +
                                " bytes are queued");
     }
-    queued_bytes_ += frame.size();
+    queued_bytes_ += frame->size();
     outbox_.push_back(std::move(frame));
     if (outbox_.size() > 1) return Status::Ok();  // whoever queued the first has posted already
   }
@@ -237,27 +285,53 @@ std::size_t ChannelImpl::queued_bytes() const {
 
 void ChannelImpl::Flush() {
   if (write_pending_ || !socket_ || state_ == State::kConnecting) return;
-  if (written_ == writing_.size()) {
-    writing_.clear();
-    written_ = 0;
-    if (!handshake_output_.empty()) {
-      writing_.swap(handshake_output_);
-      writing_counts_ = false;
-    } else if (state_ != State::kHandshake) {
-      std::lock_guard lock(mutex_);
-      if (outbox_.empty()) return;
-      writing_ = std::move(outbox_.front());
-      outbox_.pop_front();
-      writing_counts_ = true;
-    }
-    if (writing_.empty()) return;
-  }
+  if (!writing_ && !TakeFrame()) return;
   write_pending_ = true;
-  socket_->async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
+  socket_->async_write_some(asio::buffer(writing_->data() + written_, writing_->size() - written_),
                             [self = shared_from_this(), attempt = attempt_](
                                 const std::error_code& error, std::size_t bytes) {
                               if (self->IsCurrent(attempt)) self->OnWritten(error, bytes);
                             });
+}
+
+/// Puts what is to be written next into writing_; false when there is nothing, or it failed.
+bool ChannelImpl::TakeFrame() {
+  written_ = 0;
+  writing_counts_ = 0;
+  if (!handshake_output_.empty()) {
+    writing_ = std::make_shared<const std::string>(std::exchange(handshake_output_, {}));
+    return true;
+  }
+  if (state_ == State::kHandshake || state_ == State::kTls) return false;
+  if (!sealing_) {
+    std::lock_guard lock(mutex_);
+    if (outbox_.empty()) return false;
+    SharedFrame frame = std::move(outbox_.front());
+    outbox_.pop_front();
+    if (!tls_) {
+      writing_counts_ = frame->size();
+      writing_ = std::move(frame);
+      return true;
+    }
+    sealing_ = std::move(frame);
+    sealed_ = 0;
+  }
+  return SealNext();
+}
+
+/// Encrypts the next piece of a frame: a thousand channels that send one large frame together must
+/// not hold a thousand encrypted copies of all of it.
+bool ChannelImpl::SealNext() {
+  const std::string_view piece = std::string_view(*sealing_).substr(sealed_, kSealBytes);
+  auto sealed = tls_->Encrypt(piece);
+  if (!sealed.ok()) {
+    Finish(sealed.status().WithContext(peer_));
+    return false;
+  }
+  sealed_ += piece.size();
+  if (sealed_ == sealing_->size()) writing_counts_ = std::exchange(sealing_, nullptr)->size();
+  writing_ = std::make_shared<const std::string>(std::move(*sealed));
+  return true;
 }
 
 void ChannelImpl::OnWritten(const std::error_code& error, std::size_t bytes) {
@@ -269,9 +343,10 @@ void ChannelImpl::OnWritten(const std::error_code& error, std::size_t bytes) {
     return;
   }
   written_ += bytes;
-  if (writing_counts_) {
+  if (written_ == writing_->size()) {
+    writing_.reset();
     std::lock_guard lock(mutex_);
-    queued_bytes_ -= bytes;
+    queued_bytes_ -= writing_counts_;
   }
   Flush();
   if (state_ == State::kDraining && !write_pending_) Drain();
@@ -332,6 +407,7 @@ void ChannelImpl::Finish(const Status& why) {
   timer_.reset();
   retry_timer_.reset();
   handshake_.reset();
+  tls_.reset();
   // Dropped when this returns, so callbacks may own the channel; pending operations own it until
   // they have completed.
   const auto callbacks = std::exchange(callbacks_, {});

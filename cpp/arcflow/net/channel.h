@@ -19,8 +19,12 @@
 
 namespace arcflow::net {
 
+/// A frame that several channels send.
+using SharedFrame = std::shared_ptr<const std::string>;
+
 struct ChannelOptions {
-  std::string secret;  // raw bytes, at least Handshake::kMinSecretBytes
+  std::string secret;    // raw bytes, at least Handshake::kMinSecretBytes
+  bool encrypt = false;  // TLS 1.3 after the handshake, keyed by it; both ends must want it
   std::size_t max_frame_bytes = kMaxFrameBytes;
   std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
@@ -75,6 +79,8 @@ class Channel {
   /// bound, ResourceExhausted when the queue is full (the channel stays open and nothing of the
   /// message was queued).
   virtual Status Send(const nlohmann::json& message) = 0;
+  /// The same for a message that goes to many: encoded once, by EncodeFrame, and not copied.
+  virtual Status SendFrame(SharedFrame frame) = 0;
   /// Sends what is queued, for at most `linger`, then closes; on_closed(OK) follows. No on_message
   /// after it when called on the loop thread. Idempotent.
   virtual void Close() = 0;

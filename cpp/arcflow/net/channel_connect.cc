@@ -106,7 +106,8 @@ void ChannelImpl::OnConnect(const std::error_code& error) {
 void ChannelImpl::DropSocket() {
   ++attempt_;
   socket_.reset();
-  writing_.clear();
+  writing_.reset();
+  sealing_.reset();
   written_ = 0;
   write_pending_ = false;
   handshake_output_.clear();

@@ -21,6 +21,7 @@
 #include "arcflow/net/channel.h"
 #include "arcflow/net/handshake.h"
 #include "arcflow/net/loop_port.h"
+#include "arcflow/net/tls_session.h"
 
 namespace arcflow::net {
 
@@ -45,6 +46,7 @@ class ChannelImpl final : public Channel,
   void StartServer(Fd socket, Accepted accepted, std::function<void(const Status&)> refused);
 
   Status Send(const nlohmann::json& message) override;
+  Status SendFrame(SharedFrame frame) override;
   void Close() override;
   void Abort(Status why) override;
   std::string peer() const override { return peer_; }
@@ -53,7 +55,7 @@ class ChannelImpl final : public Channel,
   void OnLoopEnd() override { Finish(Cancelled("the event loop has ended")); }
 
  private:
-  enum class State { kConnecting, kHandshake, kOpen, kDraining, kClosed };
+  enum class State { kConnecting, kHandshake, kTls, kOpen, kDraining, kClosed };
 
   void Resolve();
   void OnResolved(const std::error_code& error,
@@ -69,6 +71,11 @@ class ChannelImpl final : public Channel,
   void OnRead(const std::error_code& error, std::size_t bytes);
   void OnHandshakeBytes(std::span<const std::byte> bytes);
   void OnHandshakeDone();
+  void BeginTls();
+  void OnTlsBytes(std::span<const std::byte> bytes);
+  void OnReady();
+  bool TakeFrame();
+  bool SealNext();
   void OnFrameBytes(std::span<const std::byte> bytes);
   void OnEndOfStream(const std::error_code& error);
   void Flush();
@@ -84,8 +91,8 @@ class ChannelImpl final : public Channel,
   const ChannelOptions options_;
 
   mutable std::mutex mutex_;  // guards the next three
-  std::deque<std::string> outbox_;
-  std::size_t queued_bytes_ = 0;  // outbox_ and what is left of writing_
+  std::deque<SharedFrame> outbox_;
+  std::size_t queued_bytes_ = 0;  // outbox_ and the frame in writing_
   bool sendable_ = true;
   std::atomic<bool> closing_{false};  // Close() or Abort() was called: deliver nothing more
 
@@ -109,15 +116,18 @@ class ChannelImpl final : public Channel,
   std::optional<asio::ip::tcp::socket> socket_;
   std::optional<asio::ip::tcp::resolver> resolver_;
   std::optional<Handshake> handshake_;
+  std::optional<TlsSession> tls_;
   FrameDecoder decoder_;
   std::optional<asio::steady_timer> timer_;
   std::optional<asio::steady_timer> retry_timer_;
   std::vector<std::byte> read_buffer_;
   std::string handshake_output_;  // goes out before any frame
-  std::string writing_;
+  SharedFrame writing_;           // null: nothing
+  SharedFrame sealing_;           // a frame of which a part is still to be encrypted
+  std::size_t sealed_ = 0;        // bytes of it that are
   std::size_t written_ = 0;
+  std::size_t writing_counts_ = 0;  // bytes of the queue that writing_ stands for
   bool write_pending_ = false;
-  bool writing_counts_ = false;  // writing_ is a frame, not handshake bytes
   bool drain_requested_ = false;
   bool shut_down_ = false;
 };

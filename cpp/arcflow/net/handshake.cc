@@ -2,9 +2,12 @@
 // Handshake: the two state machines and the only calls into OpenSSL.
 #include "arcflow/net/handshake.h"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
@@ -165,6 +168,33 @@ Result<Handshake::Proof> Handshake::MakeProof(std::string_view label) const {
            reinterpret_cast<const unsigned char*>(text.data()), text.size(), proof.data(), &length);
   if (ok == nullptr || length != proof.size()) return Internal("HMAC-SHA256 is not available");
   return proof;
+}
+
+Result<std::string> Handshake::DeriveKey(std::string_view label) const {
+  if (!done()) return FailedPrecondition("the handshake has not ended");
+  std::string salt;
+  Append(&salt, server_nonce_);
+  Append(&salt, client_nonce_);
+  std::string key(kProofBytes, '\0');
+  std::string secret = secret_;  // the parameters want to write where they never do
+  std::string info(label);
+  char digest[] = "SHA256";
+  const OSSL_PARAM parameters[] = {
+      OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
+      OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, secret.data(), secret.size()),
+      OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, salt.data(), salt.size()),
+      OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info.data(), info.size()),
+      OSSL_PARAM_construct_end()};
+  EVP_KDF* kdf = EVP_KDF_fetch(nullptr, "HKDF", nullptr);
+  EVP_KDF_CTX* context = kdf == nullptr ? nullptr : EVP_KDF_CTX_new(kdf);
+  const bool ok =
+      context != nullptr && EVP_KDF_derive(context, reinterpret_cast<unsigned char*>(key.data()),
+                                           key.size(), parameters) == 1;
+  EVP_KDF_CTX_free(context);
+  EVP_KDF_free(kdf);
+  OPENSSL_cleanse(secret.data(), secret.size());
+  if (!ok) return Internal("HKDF-SHA256 is not available");
+  return key;
 }
 
 Status Handshake::Fail(const char* why) {

@@ -48,6 +48,9 @@ class Handshake {
   /// Both proofs were right (client), or the client's was (server; its own is then in
   /// TakeOutput()).
   bool done() const { return state_ == State::kDone; }
+  /// A key that only the two ends of this handshake know, for `label`; another one for each
+  /// connection. HKDF-SHA256 (RFC 5869) of the secret, with both nonces as salt. Call when done().
+  Result<std::string> DeriveKey(std::string_view label) const;
   /// Client: the server has been told who we are (TakeOutput included) and is to answer.
   bool proof_sent() const { return state_ == State::kServerProof; }
 

@@ -3,6 +3,7 @@
 #include "arcflow/net/listener.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "arcflow/net/failure_gate.h"
 #include "arcflow/net/handshake.h"
 #include "arcflow/net/loop_port.h"
 
@@ -79,6 +81,16 @@ Result<Bound> BindTo(const std::string& host, std::uint16_t port) {
   return bound;
 }
 
+/// The bytes of a peer's address, without its port.
+std::string AddressOf(const sockaddr_storage& from) {
+  if (from.ss_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(from);
+    return std::string(reinterpret_cast<const char*>(&v4.sin_addr), sizeof v4.sin_addr);
+  }
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(from);
+  return std::string(reinterpret_cast<const char*>(&v6.sin6_addr), sizeof v6.sin6_addr);
+}
+
 }  // namespace
 
 struct Listener::Impl : LoopService, std::enable_shared_from_this<Listener::Impl> {
@@ -91,8 +103,8 @@ struct Listener::Impl : LoopService, std::enable_shared_from_this<Listener::Impl
   Status Start(Fd listening);
   void Wait();
   void AcceptAll();
-  void Admit(Fd socket);
-  bool Forget(const Channel* channel);
+  void Admit(Fd socket, const std::string& address);
+  std::optional<std::string> Forget(const Channel* channel);
   void End();
   void OnLoopEnd() override { End(); }
 
@@ -107,7 +119,12 @@ struct Listener::Impl : LoopService, std::enable_shared_from_this<Listener::Impl
   Accepted accepted;
   std::optional<asio::posix::stream_descriptor> socket;
   std::optional<asio::steady_timer> pause;
-  std::list<std::shared_ptr<Channel>> strangers;  // in their handshake, oldest first
+  struct Stranger {
+    std::shared_ptr<Channel> channel;
+    std::string address;
+  };
+  std::list<Stranger> strangers;  // in their handshake, oldest first
+  FailureGate gate{FailureGate::Clock::now()};
 };
 
 Status Listener::Impl::Start(Fd listening) {
@@ -133,9 +150,12 @@ void Listener::Impl::Wait() {
 
 void Listener::Impl::AcceptAll() {
   while (socket) {
-    Fd peer(::accept4(socket->native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    sockaddr_storage from{};
+    socklen_t size = sizeof from;
+    Fd peer(::accept4(socket->native_handle(), reinterpret_cast<sockaddr*>(&from), &size,
+                      SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (peer.valid()) {
-      Admit(std::move(peer));
+      Admit(std::move(peer), AddressOf(from));
       continue;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
@@ -152,38 +172,50 @@ void Listener::Impl::AcceptAll() {
   if (socket) Wait();
 }
 
-void Listener::Impl::Admit(Fd peer) {
+void Listener::Impl::Admit(Fd peer, const std::string& address) {
+  const auto now = FailureGate::Clock::now();
+  if (!gate.Admits(address, now)) {  // closed unseen
+    ++rejected;
+    return;
+  }
   // An honest peer needs one round trip, so the oldest is the likeliest to be a stranger.
   if (strangers.size() >= options.max_unauthenticated && !strangers.empty()) {
-    strangers.front()->Abort(ResourceExhausted("too many connections that prove nothing"));
+    strangers.front().channel->Abort(ResourceExhausted("too many connections that prove nothing"));
+    gate.Failed(strangers.front().address, now);
     strangers.pop_front();
     ++rejected;
   }
   auto self = shared_from_this();
   auto channel = std::make_shared<std::weak_ptr<Channel>>();
-  strangers.push_back(Channel::Accept(
-      loop, std::move(peer), options.channel,
-      [self](std::shared_ptr<Channel> proved) {
-        self->Forget(proved.get());
-        if (self->accepted) return self->accepted(std::move(proved));
-        proved->Abort(Cancelled("the listener is closed"));
-        return ChannelCallbacks{};
-      },
-      [self, channel](const Status&) {
-        // Not in the list any more: evicted, and counted then.
-        if (const auto refused = channel->lock(); refused && self->Forget(refused.get())) {
-          ++self->rejected;
-        }
-      }));
-  *channel = strangers.back();
+  strangers.push_back({Channel::Accept(
+                           loop, std::move(peer), options.channel,
+                           [self](std::shared_ptr<Channel> proved) {
+                             self->Forget(proved.get());
+                             if (self->accepted) return self->accepted(std::move(proved));
+                             proved->Abort(Cancelled("the listener is closed"));
+                             return ChannelCallbacks{};
+                           },
+                           [self, channel](const Status&) {
+                             // Not in the list any more: evicted, and counted then.
+                             const auto refused = channel->lock();
+                             const auto from = refused ? self->Forget(refused.get()) : std::nullopt;
+                             if (!from) return;
+                             self->gate.Failed(*from, FailureGate::Clock::now());
+                             ++self->rejected;
+                           }),
+                       address});
+  *channel = strangers.back().channel;
 }
 
-bool Listener::Impl::Forget(const Channel* channel) {
-  const auto it = std::find_if(strangers.begin(), strangers.end(),
-                               [channel](const auto& each) { return each.get() == channel; });
-  if (it == strangers.end()) return false;
+/// Its address; none when it was no stranger any more.
+std::optional<std::string> Listener::Impl::Forget(const Channel* channel) {
+  const auto it = std::find_if(strangers.begin(), strangers.end(), [channel](const auto& each) {
+    return each.channel.get() == channel;
+  });
+  if (it == strangers.end()) return std::nullopt;
+  std::string address = std::move(it->address);
   strangers.erase(it);
-  return true;
+  return address;
 }
 
 void Listener::Impl::End() {
@@ -193,7 +225,7 @@ void Listener::Impl::End() {
   pause.reset();
   accepted = nullptr;
   for (auto& stranger : std::exchange(strangers, {})) {
-    stranger->Abort(Cancelled("the listener is closed"));
+    stranger.channel->Abort(Cancelled("the listener is closed"));
   }
 }
 

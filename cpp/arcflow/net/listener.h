@@ -21,9 +21,9 @@ struct ListenerOptions {
   std::size_t max_unauthenticated = 64;  // connections above it are closed at once
 };
 
-/// Accepts until closed. A stranger costs one descriptor and a few hundred bytes, for at most the
-/// handshake's time. Threads: Bind, Close and the getters from any thread; `accepted` runs on the
-/// loop thread.
+/// Accepts until closed. Failed handshakes are paid for out of a bucket (failure_gate.h). A
+/// stranger costs one descriptor and a few hundred bytes, for at most the handshake's time.
+/// Threads: Bind, Close and the getters from any thread; `accepted` runs on the loop thread.
 class Listener {
  public:
   /// Called for every connection whose handshake succeeded; returns the callbacks of that channel.
