@@ -27,6 +27,10 @@ Result<std::unique_ptr<Coordinator>> StartCoordinator(control::CoordinatorOption
     if (!id->is_string()) return InvalidArgument("run_id is not text");
     options.run_id = id->get<std::string>();
   }
+  if (const auto encrypt = object.find("encrypt"); encrypt != object.end()) {
+    if (!encrypt->is_boolean()) return InvalidArgument("encrypt is not true or false");
+    options.encrypt = encrypt->get<bool>();
+  }
   ARC_ASSIGN(options.tuning, control::CoordinatorTuning::FromJson(object));
   return Coordinator::Start(std::move(options));
 }
@@ -121,6 +125,15 @@ void BindCoordinator(nb::module_& module) {
             OrThrow(WithoutGil([&] { return self.Stop(CodeFromName(code), reason); }));
           },
           nb::arg("code"), nb::arg("reason"))
+      .def(
+          "request_log",
+          [](Coordinator& self, int rank, int lines) {
+            WithoutGil([&] {
+              self.RequestLog(rank, lines);
+              return true;
+            });
+          },
+          nb::arg("rank"), nb::arg("lines"))
       .def("close", [](Coordinator& self) {
         nb::gil_scoped_release nogil;
         self.Close();

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "arcflow/control/node_link.h"
+#include "arcflow/control/stack_dumper.h"
 #include "core_bindings.h"
 
 namespace arcflow::bindings {
@@ -118,6 +119,20 @@ void BindNode(nb::module_& module) {
             OrThrow(WithoutGil([&] { return self.link->Failed(json); }));
           },
           nb::arg("json"))
+      .def(
+          "busy",
+          [](const Node& self, const std::string& reason) {
+            OrThrow(WithoutGil([&] { return self.link->Busy(reason); }));
+          },
+          nb::arg("reason"))
+      .def("alive",
+           [](const Node& self) {
+             self.link->counters()->counters().heartbeat.fetch_add(1, std::memory_order_relaxed);
+           })
+      .def("python_stacks",
+           [](const Node& self) { OrThrow(WithoutGil([&] { return self.link->PythonStacks(); })); })
+      .def_prop_ro("stacks_fd", [](const Node& self) { return self.link->stacks_fd(); })
+      .def_prop_ro("stacks_signal", [](const Node&) { return control::PythonStackSignal(); })
       .def("counters", &Counters)
       .def("set_progress", &SetProgress, nb::arg("step"), nb::arg("epoch"), nb::arg("loss"));
 }

@@ -41,6 +41,9 @@ class Coordinator:
     def stop(self, code: str, reason: str) -> None:
         """End the run with a status code such as ``"CANCELLED"``; does not wait."""
 
+    def request_log(self, rank: int, lines: int) -> None:
+        """Ask a node for its last lines; they come as an event ``node_log``."""
+
     def close(self) -> None:
         """Tell agents that are still there to stop, and end the thread."""
 
@@ -99,6 +102,23 @@ class NodeLink:
 
     def counters(self) -> dict[str, int | float]:
         """The counters that the agent sees."""
+
+    def busy(self, reason: str) -> None:
+        """Say that no progress is to be expected, and why; empty when that is over."""
+
+    def alive(self) -> None:
+        """Count a sign of progress."""
+
+    @property
+    def stacks_fd(self) -> int:
+        """File that the handlers for stacks write to; -1 without one."""
+
+    @property
+    def stacks_signal(self) -> int:
+        """Signal by which the agent asks for the Python stacks of all threads."""
+
+    def python_stacks(self) -> None:
+        """Tell the agent that `stacks_signal` is handled."""
 
     def set_progress(self, step: int, epoch: int, loss: float) -> None:
         """Set the user's counters; costs no call to anybody."""

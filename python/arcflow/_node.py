@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -43,6 +44,7 @@ def main() -> NoReturn:
     try:
         text, payload = link.config()
         config = json.loads(text)
+        answer_with_stacks(link)
         set_tf_config(config)
         link.result(_work(link, broker_fd, config, payload))
         status = 0
@@ -55,6 +57,14 @@ def main() -> NoReturn:
             except (OSError, ValueError):
                 pass
         os._exit(status)
+
+
+def answer_with_stacks(link: Any) -> None:
+    """Let the agent ask for the Python stacks of all threads, even when one of them holds the GIL."""
+    if link.stacks_fd < 0:
+        return
+    faulthandler.register(link.stacks_signal, file=link.stacks_fd, all_threads=True, chain=False)
+    link.python_stacks()
 
 
 def set_tf_config(config: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ _NEVER_HEAL = {
     "SystemExit",
 }
 # Causes that a step can have; a lost executor is none of its making.
-_OF_THE_PROGRAM = ("exception", "exit", "signal")
+_OF_THE_PROGRAM = ("exception", "exit", "signal", "out of memory")
 # What may go away by itself when it is not the failure of a node.
 _HEALING = (errors.AbortedError, errors.UnavailableError, errors.DeadlineExceededError)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import _beside, _executor, _job, _network, _spark_errors, _task, errors
+from . import _beside, _causes, _executor, _job, _logs, _network, _spark_errors, _task, errors
 from ._restart import Position
 from ._roles import Roles
 from .feed import PlannedFeed
@@ -22,6 +22,8 @@ _POLL_S = 0.1
 _STOP_SLACK_S = 20.0
 # How long the coordinator is asked for a better reason after the Spark job failed.
 _VERDICT_S = 6.0
+# Longer than any run waits: eleven days.
+_LONGEST_S = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Options:
     python: tuple[str, ...] | None
     env: dict[str, str]
     remainder: str
+    log_dir: str | None = None
+    stall_timeout_s: float = 600.0
+    stop_timeout_s: float = 30.0
+    encrypt: bool = False
     evaluator_grace_s: float = 30.0
     network: str = ""
     ports: tuple[int, int] = (0, 0)
@@ -92,7 +98,9 @@ class Run:
         self._payload = payload
         self._connect = _job.is_connect(spark)
         self.run_id = run_id or secrets.token_hex(8)
+        self.logs = _logs.NodeLogs(options.log_dir)
         self._failure: dict[str, Any] | None = None
+        self._others: list[dict[str, Any]] = []
         self._stopped: str | None = None
         self._joined: set[int] = set()
         self._first_joined_at: float | None = None
@@ -136,7 +144,8 @@ class Run:
     def _coordinator(self, bind: str, advertise: str, secret: bytes) -> Iterator[Any]:
         from . import _core
 
-        options = json.dumps({"run_id": self.run_id, **self._tuning(hosted=False)})
+        settings = {"run_id": self.run_id, "encrypt": self._options.encrypt}
+        options = json.dumps({**settings, **self._tuning(hosted=False)})
         coordinator = _core.Coordinator(
             bind, advertise, self._options.port, secret, self._size, options
         )
@@ -147,11 +156,11 @@ class Run:
 
     def _tuning(self, *, hosted: bool) -> dict[str, Any]:
         """Return the coordinator's settings; the driver watches the start, as it knows what Spark does."""
-        forever = 1e6
         return {
-            "join_timeout_s": self._options.start_timeout_s if hosted else forever,
+            # `_watch_start` ends a start that takes too long; the queue for slots has no length.
+            "join_timeout_s": self._options.start_timeout_s if hosted else _LONGEST_S,
             "heartbeat_timeout_s": self._options.heartbeat_timeout_s,
-            "barrier_timeout_s": forever,
+            "barrier_timeout_s": _LONGEST_S,
             "bye_timeout_s": self._options.grace_s + _STOP_SLACK_S,
             "expected_versions": _executor.versions(),
         }
@@ -176,6 +185,10 @@ class Run:
                 "grace_s": options.grace_s,
                 "connect_timeout_s": options.start_timeout_s,
                 "log_tail_lines": options.log_lines,
+                "log_report_bytes": _logs.report_bytes(self._size),
+                "encrypt": options.encrypt,
+                "stall_timeout_s": options.stall_timeout_s,
+                "stop_timeout_s": options.stop_timeout_s,
                 "first_port": options.ports[0],
                 "last_port": options.ports[1],
             },
@@ -187,6 +200,7 @@ class Run:
                 "evaluator_grace_s": options.evaluator_grace_s,
             },
             payload=self._payload,
+            log_dir=options.log_dir,
             roles=self._roles.to_json(),
             network=options.network,
             gpus=options.gpus,
@@ -201,6 +215,7 @@ class Run:
 
     def _see_through(self) -> list[NodeOutcome]:
         self._job.start()
+        self.logs.begin(self.run_id, self._coordinator_handle.request_log)
         self._beside.start()
         try:
             self._idle_since = time.monotonic()
@@ -216,6 +231,7 @@ class Run:
                 "the run was interrupted in the driver; all nodes were stopped"
             ) from None
         finally:
+            self.logs.end()
             if not self._job.done:
                 self._end("CANCELLED", "the driver gave up", wait_s=1.0)
             self._beside.close(self._options.grace_s)
@@ -247,8 +263,9 @@ class Run:
             self._first_joined_at = time.monotonic()
         self._progress.note(f"{len(self._joined)} of {self._size} nodes joined")
 
-    def _on_started(self, _: dict[str, Any]) -> None:
+    def _on_started(self, event: dict[str, Any]) -> None:
         self._started = True
+        self.logs.members(event["cluster"])
         self._progress.note("all nodes started")
 
     def _on_progress(self, event: dict[str, Any]) -> None:
@@ -282,8 +299,12 @@ class Run:
             for rank, told in self._said.items()
         }
 
+    def _on_node_log(self, event: dict[str, Any]) -> None:
+        self.logs.take(int(event["rank"]), event["lines"])
+
     def _on_failed(self, event: dict[str, Any]) -> None:
         self._failure = event["failure"]
+        self._others = list(event.get("others") or ())
         self._expect_end()
 
     def _on_stopped(self, event: dict[str, Any]) -> None:
@@ -346,7 +367,8 @@ class Run:
             raise refused from cause
         self._ask_for_verdict()
         if self._failure and _task.INPUT_ENDED not in str(self._failure.get("message")):
-            raise _spark_errors.node_failed(self._named(self._failure), cause) from cause
+            others = [self._named(one) for one in self._others]
+            raise _spark_errors.node_failed(self._named(self._failure), cause, others) from cause
         raise _spark_errors.wrap(cause) from cause
 
     def _named(self, failure: dict[str, Any]) -> dict[str, Any]:
@@ -370,17 +392,17 @@ class Run:
             pass
         for one in outcomes:
             self._note_metrics(one.rank, one.outcome.get("metrics"))
+            if "role" in one.outcome:  # on Connect nobody else may have told
+                self.logs.members([{**one.outcome, "rank": one.rank}])
+            self.logs.take(one.rank, one.outcome.get("log") or ())
         failures = [one.outcome["failure"] for one in outcomes if one.outcome.get("failure")]
         own = [one.outcome["own_failure"] for one in outcomes if one.outcome.get("own_failure")]
         if self._failure is None and failures:
-            self._failure = min(
-                failures, key=lambda f: (f.get("peer_loss", False), f.get("time", 0))
-            )
+            self._failure = dict(_causes.first(failures) or {})
         if self._failure:
-            first = self._failure
-            others = [f for f in own if f["rank"] != first.get("rank") and not f.get("peer_loss")]
-            others = [self._named(one) for one in others]
-            raise _spark_errors.node_failed(self._named(first), None, others)
+            others = _causes.others(self._failure, self._others, own)
+            others = [self._named(dict(one)) for one in others]
+            raise _spark_errors.node_failed(self._named(self._failure), None, others)
         if self._stopped is not None:
             raise errors.CancelledError(f"the run was stopped: {self._stopped}")
         missing = sorted(set(range(self._size)) - {one.rank for one in outcomes})

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _executor, _gpus, _network, errors
+from . import _executor, _gpus, _liveness, _logs, _network, errors
 from ._roles import Roles
 
 # The row that each task returns; `result` is what the node returned, pickled.
@@ -51,6 +51,7 @@ class Plan:
     agent: dict[str, Any]  # passed to the agent as it is
     job: dict[str, Any]  # passed to the node
     payload: bytes
+    log_dir: str | None = None
     roles: dict[str, Any] = dataclasses.field(default_factory=dict)  # none: all train
     network: str = ""  # that the node's address is in; "": as Spark's executor
     gpus: int | None = None  # a node; None: as Spark or the environment says
@@ -105,7 +106,8 @@ def run(plan: Plan, batches: Iterable[Any]) -> Iterator[Any]:
     _check_task(plan, context)
     plan = plan.for_rank(rank)
     config = _configure(plan, context, rank)
-    outcome, result = _drive(plan, config, batches)
+    with _logs.written(plan.log_dir, config, _executor.local_dirs()):
+        outcome, result = _drive(plan, config, batches)
     yield pa.RecordBatch.from_pydict(
         {
             "rank": pa.array([rank], pa.int64()),
@@ -205,7 +207,8 @@ def run_beside(plan: Plan, rank: int, host: str) -> tuple[Any, bytes]:
     config = _base_config(plan, rank, host)
     config["env"] = {**config["env"], **_gpus.nothing(), **plan.env}
     config["coordinator"] = {"host": plan.coordinator[0], "port": plan.coordinator[1]}
-    return _drive(plan, config, ())
+    with _logs.written(plan.log_dir, config, _executor.local_dirs()):
+        return _drive(plan, config, ())
 
 
 def _node_environment() -> dict[str, str]:
@@ -260,6 +263,7 @@ def _drive(plan: Plan, config: dict[str, Any], batches: Iterable[Any]) -> tuple[
     from . import _core
 
     link = _core.AgentLink.launch(_executor.agent_path(), json.dumps(config), plan.payload)
+    watch = _liveness.watch_agent(link.pid, float(config.get("stop_timeout_s") or 0))
     try:
         try:
             _feed(link, plan, batches)
@@ -276,18 +280,21 @@ def _drive(plan: Plan, config: dict[str, Any], batches: Iterable[Any]) -> tuple[
             pass
         return json.loads(ended[0]), bytes(ended[1])
     except errors.ArcflowError as error:
-        return {"status": "failed", "failure": _agent_lost(config, error)}, b""
+        return {"status": "failed", "failure": _agent_lost(config, error, watch)}, b""
     finally:
+        watch.end()  # before the agent's process id can become another's
         link.close()
 
 
-def _agent_lost(config: dict[str, Any], error: errors.ArcflowError) -> dict[str, Any]:
+def _agent_lost(
+    config: dict[str, Any], error: errors.ArcflowError, watch: _liveness.Watch
+) -> dict[str, Any]:
     return {
         "rank": config["rank"],
         "role": config["role"],
         "host": config["host"],
         "cause": "agent lost",
-        "message": error.message,
+        "message": f"{error.message}{watch.explanation}",
         "traceback": "",
         "log_tail": [],
     }

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from . import _network, _restart, _roles, _run, preflight
+from . import _encryption, _logs, _network, _restart, _roles, _run, preflight
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
@@ -72,6 +74,14 @@ class Cluster:
         Seconds that nodes may take to start while the cluster does nothing else for this run.
     heartbeat_timeout
         Seconds of silence after which a node counts as lost.
+    stall_timeout
+        Seconds that a node which lives may take without progress (a step of a dataset, a batch of
+        Keras, `ctx.log`, `ctx.alive`) before it is described and ended; four times that until its
+        third step. None or 0: for ever. Time in `ctx.busy`, in `ctx.save`, at barriers and waiting
+        for rows does not count.
+    stop_timeout
+        Seconds that a node, its Spark task or executor may be stopped by a signal (SIGSTOP, a
+        debugger) before it counts as failed; at most `stall_timeout`. None or 0: for ever.
     grace
         Seconds between SIGTERM and SIGKILL when nodes are stopped.
     evaluator_grace
@@ -87,7 +97,11 @@ class Cluster:
     progress
         Whether to show a progress bar and rank 0's output.
     log_lines
-        How many of a node's last lines an error shows.
+        How many of a node's last lines an error shows; `logs` gives more.
+    log_dir
+        Folder for the whole output of every node, one file for each node and run:
+        ``<log_dir>/<run id>/<role>-<index>.log``. On a file system that all hosts share, or on
+        each executor's own disk.
     gpus
         Accelerators of each node: those of Spark's task resources, else of the executor's
         ``CUDA_VISIBLE_DEVICES`` (``HIP_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``), else those that
@@ -104,6 +118,10 @@ class Cluster:
     host, bind_host, port
         Where the coordinator listens: the address that executors are told, the address that is
         bound, and a port (0: any). By default as Spark's driver.
+    encrypt
+        Whether what driver and agents say to each other is encrypted (TLS 1.3, keyed by the run's
+        secret). None: as Spark's own connections are (``spark.network.crypto.enabled``,
+        ``spark.ssl.enabled`` or ``spark.ssl.rpc.enabled``). TensorFlow's own connections never are.
     python
         Interpreter of the nodes (path, or argv); by default that of Spark's Python workers.
     env
@@ -126,6 +144,8 @@ class Cluster:
         feed_memory: int | str = "1g",
         start_timeout: float = 120.0,
         heartbeat_timeout: float = 15.0,
+        stall_timeout: float | None = 600.0,
+        stop_timeout: float | None = 30.0,
         grace: float = 5.0,
         evaluator_grace: float = 30.0,
         remainder: str = "pad",
@@ -133,6 +153,7 @@ class Cluster:
         restart_backoff: float = 1.0,
         progress: bool = True,
         log_lines: int = 50,
+        log_dir: str | os.PathLike[str] | None = None,
         gpus: int | None = None,
         share_gpus: bool = False,
         profile: Any = None,
@@ -141,6 +162,7 @@ class Cluster:
         host: str | None = None,
         bind_host: str | None = None,
         port: int = 0,
+        encrypt: bool | None = None,
         python: str | list[str] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
@@ -156,6 +178,9 @@ class Cluster:
         ):
             if not value > 0:
                 raise InvalidArgumentError(f"{name}={value!r} is not a number of seconds above 0")
+        for name, limit in (("stall_timeout", stall_timeout), ("stop_timeout", stop_timeout)):
+            if limit is not None and not limit >= 0:
+                raise InvalidArgumentError(f"{name}={limit!r} is not a number of seconds, or None")
         self._options = _run.Options(
             feed_memory_bytes=parse_bytes(feed_memory),
             start_timeout_s=float(start_timeout),
@@ -170,6 +195,10 @@ class Cluster:
             python=(python,) if isinstance(python, str) else tuple(python) if python else None,
             env={str(key): str(value) for key, value in (env or {}).items()},
             remainder=remainder,
+            log_dir=_logs.checked_dir(log_dir),
+            encrypt=_encryption.wanted(self.spark, encrypt),
+            stall_timeout_s=float(stall_timeout or 0),
+            stop_timeout_s=min(float(stop_timeout or 0), float(stall_timeout or math.inf)),
             network=_network.checked(network),
             ports=_network.port_range(ports),
             gpus=preflight.checked_gpus(gpus),
@@ -181,6 +210,7 @@ class Cluster:
         if not restart_backoff >= 0:
             raise InvalidArgumentError(f"restart_backoff={restart_backoff!r} is not 0 s or more")
         self._policy = _restart.Policy(max_restarts, float(restart_backoff))
+        self._logs = _logs.NodeLogs(self._options.log_dir)
         self._closed = False
 
     def run(self, fn: Callable[[Any], Any], data: Any = None, args: Any = None) -> Result:
@@ -234,6 +264,7 @@ class Cluster:
                     stable=self._policy.max_restarts > 0,
                 )
             )
+            runs[-1].logs = self._logs
             return runs[-1].execute()
 
         supervisor = _restart.Supervisor(self._policy, self._before_restart)
@@ -247,6 +278,23 @@ class Cluster:
     def _check_slots(self, *wait_s: float) -> None:
         if self._options.profile is None:  # else Spark makes executors for the run
             preflight.check_slots(self.spark, self._roles, *wait_s)
+
+    def logs(self, node: int | str = 0, lines: int = 200) -> list[str]:
+        """Return the last lines that a node wrote, in the run that goes on or in the last one.
+
+        Parameters
+        ----------
+        node
+            Rank, or ``"role:index"`` such as ``"worker:1"``.
+        lines
+            At most so many; agents keep the last 1000 (``log_dir`` keeps all).
+
+        Raises
+        ------
+        NotFoundError
+            There is no such node, or nothing is known of its output.
+        """
+        return self._logs.last(node, lines)
 
     def close(self) -> None:
         """End the cluster; a second call does nothing."""

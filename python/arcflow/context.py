@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ._reader import Batches
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 
-# "As long as it takes": the coordinator ends waiting when a node fails or leaves.
+# A barrier without a timeout of its own (eleven days): the coordinator ends it when a node fails,
+# leaves or stalls, and then in any case, with the ranks that have not come.
 _FOREVER_S = 1e6
 
 
@@ -54,6 +57,8 @@ class Context:
         self._features: tuple[str, ...] = ()
         self._saves = 0
         self._progress: dict[str, float] = {"step": 0, "epoch": 0, "loss": math.nan}
+        self._busy: list[str] = []
+        self._busy_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<arcflow.Context {self.role}:{self.index}, rank {self.rank} of {self.size}>"
@@ -324,9 +329,10 @@ class Context:
             return self.barrier(name, payload)
 
         try:
-            return saving.save(
-                model, path, is_chief=self.is_chief, exchange=exchange, features=self._features
-            )
+            with self.busy("saving a model"):
+                return saving.save(
+                    model, path, is_chief=self.is_chief, exchange=exchange, features=self._features
+                )
         except ArcflowError as error:
             error.peer_loss = not mine_failed  # type: ignore[attr-defined]
             raise
@@ -343,7 +349,7 @@ class Context:
         payload
             At most 48 KiB that the others get.
         timeout
-            Seconds; by default as long as all nodes live.
+            Seconds; by default as long as it takes: waiting ends when a node fails, leaves or stalls.
 
         Returns
         -------
@@ -377,11 +383,43 @@ class Context:
         if finite:
             self._link.progress(json.dumps(finite))
 
+    def alive(self) -> None:
+        """Say that this node makes progress, where no step, row or log says so; costs nothing.
+
+        See ``stall_timeout`` of `arcflow.Cluster`.
+        """
+        self._link.alive()
+
+    @contextlib.contextmanager
+    def busy(self, reason: str) -> Iterator[None]:
+        """Say that no progress is to be expected for a while; no stall is looked for meanwhile.
+
+        Parameters
+        ----------
+        reason
+            What is being done, such as ``"exporting the model"``.
+
+        Examples
+        --------
+        >>> with ctx.busy("downloading the vocabulary"):  # doctest: +SKIP
+        ...     download()
+        """
+        with self._busy_lock:
+            self._busy.append(reason or "busy")
+            self._link.busy(self._busy[-1])
+        try:
+            yield
+        finally:
+            with self._busy_lock:
+                self._busy.remove(reason or "busy")
+                self._link.busy(self._busy[-1] if self._busy else "")
+            self._link.alive()
+
     def callback(self) -> Any:
         """Return a Keras callback that shows step, epoch and loss of `fit` in the driver's bar."""
         from .tf import ProgressCallback
 
-        return ProgressCallback(self._set_progress)
+        return ProgressCallback(self._set_progress, alive=self._link.alive)
 
 
 def _number(name: str, value: Any) -> float | int:

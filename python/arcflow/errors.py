@@ -167,9 +167,9 @@ class NodeFailedError(ArcflowError):
     rank, role, node, host
         Which node: rank in the run (-1 when unknown), its role, ``"role:index"``, and its host.
     cause
-        ``"exception"``, ``"exit"``, ``"signal"``, ``"feeder"``, ``"agent lost"``,
-        ``"executor lost"``, ``"driver lost"``, ``"interrupted"``, ``"timeout"``, ``"rejected"``
-        or ``"launch"``.
+        ``"exception"``, ``"exit"``, ``"signal"``, ``"out of memory"``, ``"stalled"``,
+        ``"stopped"``, ``"feeder"``, ``"agent lost"``, ``"executor lost"``, ``"driver lost"``,
+        ``"interrupted"``, ``"timeout"``, ``"rejected"`` or ``"launch"``.
     type, traceback
         Of the exception in the node, when there was one.
     signal, exit_code
@@ -209,8 +209,13 @@ class NodeFailedError(ArcflowError):
         if self.cause == "exception" or (self.cause == "feeder" and self.type):
             text = f"{self.type}: {self.message}" if self.type else self.message
             return text if self.cause == "exception" else f"while feeding it: {text}"
+        if self.cause == "out of memory" and self.traceback:
+            return f"out of memory: {self.type}: {self.message}"
         if self.cause == "signal" and self.signal:
             text = f"killed by {self.signal}"
+            # what the agent begins with, said already
+            told = self.message.removeprefix(f"the node was {text}").lstrip(":; ")
+            return f"{text}: {told}" if told else text
         elif self.cause == "exit" and self.exit_code is not None:
             text = f"its process ended with exit code {self.exit_code} before it returned a result"
         else:

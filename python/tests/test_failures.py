@@ -133,6 +133,99 @@ class TestEverywhere:
         assert error.rank == 1
         assert error.cause == "agent lost"
 
+    def test_other_causes_stand_beside_the_first(self, cluster):
+        def both_raise(ctx):
+            import time
+
+            ctx.barrier("both are here")
+            time.sleep(0.2 * ctx.rank)
+            raise ValueError(f"bad rank {ctx.rank}")
+
+        error = fail(cluster, both_raise)
+        assert (error.rank, error.message) == (0, "bad rank 0")
+        assert [(one["rank"], one["message"]) for one in error.others] == [(1, "bad rank 1")]
+        assert "Other nodes failed too:\n  worker:0 on 127.0.0.1: ValueError: bad rank 1" in str(
+            error
+        )
+
+    def test_logs_give_more_than_the_error(self, cluster):
+        def talk(ctx):
+            for i in range(120):
+                print("line", i)
+            if ctx.rank == 1:
+                raise ValueError("enough")
+            import time
+
+            time.sleep(600)
+
+        error = fail(cluster, talk)
+        assert len(error.log_tail) == 50
+        assert cluster.logs("worker:0")[:2] == ["line 0", "line 1"]
+        assert cluster.logs(0, lines=3) == ["line 117", "line 118", "line 119"]
+
+
+@on("local")
+def test_log_dir_gets_all_output_one_file_a_node_and_run(spark, tmp_path):
+    def talk(ctx):
+        for i in range(2000):
+            print(ctx.rank, i)
+
+    with Cluster(spark, size=2, progress=False, log_dir=tmp_path / "logs") as cluster:
+        cluster.run(talk)
+        cluster.run(talk)
+        assert len(cluster.logs(1, lines=1500)) == 1500
+    files = sorted((tmp_path / "logs").rglob("*.log"))
+    assert [file.name for file in files] == ["chief-0.log", "worker-0.log"] * 2
+    assert files[1].read_text() == "".join(f"1 {i}\n" for i in range(2000))
+
+
+@on("local")
+def test_logs_of_a_run_that_goes_on(spark, cluster, tmp_path):
+    seen = []
+
+    def look(victims):
+        seen.extend(cluster.logs(1))
+        os.kill(victims.node(1), signal.SIGKILL)
+
+    kill_while_waiting(cluster, tmp_path, look)
+    assert "rank 1 is here" in seen
+
+
+@on("local", "connect")
+def test_memory_that_cannot_be_had_is_out_of_memory(spark, cluster):
+    def take(ctx):
+        import numpy as np
+
+        return np.ones(1 << 45)
+
+    error = fail(cluster, take)
+    assert error.cause == "out of memory"
+    assert "out of memory: " in str(error)
+    assert "in take" in error.traceback
+
+
+@on("local")
+def test_an_abort_tells_its_own_words(spark, cluster):
+    def abort(ctx):
+        import os
+        import sys
+
+        if ctx.rank == 1:
+            print(
+                "terminate called after throwing an instance of 'std::runtime_error'",
+                file=sys.stderr,
+            )
+            print("  what():  no such kernel", file=sys.stderr)
+            os.abort()
+        import time
+
+        time.sleep(600)
+
+    error = fail(cluster, abort)
+    assert (error.cause, error.signal, error.type) == ("signal", "SIGABRT", "std::runtime_error")
+    assert "no such kernel" in str(error).splitlines()[0]
+    assert "in abort" in error.traceback
+
 
 @on("local", "standalone")
 def test_killed_feeder(spark, cluster, tmp_path):
@@ -222,6 +315,8 @@ class TestHowNodesEnd:
 
         error = fail(cluster, crash)
         assert (error.cause, error.signal) == ("signal", "SIGSEGV")
+        assert "Fatal Python error: Segmentation fault" in str(error).splitlines()[0]
+        assert "in crash" in error.traceback
         assert any("Segmentation fault" in line for line in error.log_tail)
 
     def test_grandchildren_of_a_failed_node_end_too(self, cluster, tmp_path):

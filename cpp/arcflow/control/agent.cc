@@ -34,11 +34,13 @@ constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::uint64_t kLinesPerSecond = 500;  // forwarded to the driver
 constexpr double kAtOnce_s = 0;
 constexpr double kFeedTick_s = 1;
+constexpr std::size_t kLeastTailBytes = std::size_t{64} << 10;  // a crash is explained from it
 
 }  // namespace
 
 Agent::Agent(Fd feeder) : feeder_(std::move(feeder)) { Mark("agent_started"); }
 Agent::~Agent() {
+  inspector_.reset();
   node_.reset();
   session_.reset();
   service_.reset();
@@ -91,6 +93,7 @@ Status Agent::WatchFeeder() {
     return Status::FromErrno(errno, "descriptor 3 is no packet socket");
   }
   if (peer.pid <= 0) return Status::Ok();  // of another pid namespace: standard input has to do
+  feeder_pid_ = peer.pid;
   auto pidfd = OpenPidfd(peer.pid);
   if (!pidfd.ok()) return pidfd.status().WithContext("the feeder");
   ARC_TRY(loop_
@@ -204,6 +207,9 @@ Status Agent::Configure(net::Message& message) {
   loop_->Every(Seconds(kFeedTick_s),
                [this] { service_->OnTick(std::chrono::steady_clock::now()); });
   ARC_ASSIGN(port_, HeldPort::Reserve(config_.host, config_.first_port, config_.last_port));
+  if (!config_.log_file.empty()) {
+    ARC_ASSIGN(log_file_, LogFile::Open(config_.log_file));
+  }
   if (config_.jvm_pid == 0) return Status::Ok();
   auto pidfd = OpenPidfd(static_cast<pid_t>(config_.jvm_pid));
   if (!pidfd.ok()) return pidfd.status().WithContext("the executor's JVM");
@@ -214,6 +220,7 @@ Status Agent::Configure(net::Message& message) {
                                 return false;
                               })
               .status());
+  jvm_pidfd_ = pidfd->get();
   pidfds_.push_back(std::move(*pidfd));
   return Status::Ok();
 }
@@ -223,6 +230,7 @@ Status Agent::HostCoordinator(HostPort* address) {
   options.bind_host = config_.host_coordinator->bind;
   options.port = config_.host_coordinator->port;
   options.secret = config_.secret;
+  options.encrypt = config_.encrypt;
   options.run_id = config_.run_id;
   options.size = config_.size;
   options.tuning = config_.host_coordinator->tuning;
@@ -251,8 +259,12 @@ void Agent::Join() {
     if (service_ && config_.feeds.count(feed) > 0) service_->SetRanks(feed, ranks);
   };
   callbacks.on_barrier = [this](const json& answer) {
+    barrier_.clear();
     if (node_) node_->AnswerBarrier(answer);
   };
+  callbacks.on_ping = [this] { OnPing(); };
+  callbacks.on_describe = [this] { OnDescribe(); };
+  callbacks.on_lines = [this](int lines) { SendLines(lines); };
   callbacks.on_verdict = [this](Verdict verdict) { OnVerdict(std::move(verdict)); };
   callbacks.on_lost = [this](Failure failure) {
     session_lost_ = true;
@@ -270,7 +282,8 @@ void Agent::Join() {
   join.pid = ::getpid();
   join.jvm_pid = config_.jvm_pid;
   join.versions = config_.versions;
-  session_->Connect(address, config_.secret, config_.connect_timeout_s, join);
+  session_->Connect(address, ControlChannelOptions(config_.secret, config_.encrypt),
+                    config_.connect_timeout_s, join);
   loop_->Every(Seconds(config_.heartbeat_s), [this] { Beat(); });
   loop_->Every(std::chrono::seconds(1), [this] {
     lines_this_second_ = 0;
@@ -323,12 +336,17 @@ Status Agent::StartNode(const std::vector<Member>& cluster) {
   options.counters_fd = counters_->fd().get();
   options.grace_s = config_.grace_s;
   options.exit_timeout_s = config_.exit_timeout_s;
-  options.log.max_lines = config_.log_tail_lines;
+  options.report_lines = config_.log_tail_lines;
+  options.log.max_lines = kMaxTailLines;
+  options.log.max_bytes = std::max<std::size_t>(config_.log_report_bytes, kLeastTailBytes);
+  if (log_file_) options.log.on_bytes = [this](std::string_view bytes) { log_file_->Write(bytes); };
   options.log.copy_fd = STDERR_FILENO;
   options.log.copy_prefix = "[arcflow " + std::to_string(config_.rank) + "] ";
   if (config_.forward_log)
     options.log.on_line = [this](std::string_view line) { ForwardLine(line); };
   ARC_ASSIGN(node_, NodeProcess::Start(*loop_, std::move(options), NodeCallbacks()));
+  inspector_ = std::make_unique<NodeInspector>(*loop_, node_->pid());
+  StartLiveness();
   Mark("node_spawned");
   SendToFeeder({{"op", "node"}, {"pid", node_->pid()}}, {});
   return Status::Ok();
@@ -349,8 +367,16 @@ NodeProcess::Callbacks Agent::NodeCallbacks() {
   callbacks.on_barrier = [this](const json& packet) {
     json message = packet;
     message["op"] = "barrier";
+    barrier_ = message.value("name", "barrier");
     session_->Send(message);
   };
+  callbacks.on_stacks = [this](Fd stacks) {
+    if (inspector_) inspector_->SetStacks(std::move(stacks));
+  };
+  callbacks.on_python_stacks = [this] {
+    if (inspector_) inspector_->SetPython();
+  };
+  callbacks.on_busy = [this](std::string reason) { busy_ = std::move(reason); };
   callbacks.on_failed = [this](const Failure& failure) { Fail(failure, config_.grace_s); };
   callbacks.on_end = [this](NodeProcess::End end) { OnNodeEnd(std::move(end)); };
   return callbacks;
@@ -376,6 +402,21 @@ void Agent::ForwardLine(std::string_view line) {
   session_->Send({{"op", "log"}, {"line", CleanText(line, kMaxLineBytes)}});
 }
 
+std::vector<std::string> Agent::LastLines(std::size_t max_lines, std::size_t max_bytes) const {
+  std::vector<std::string> lines;
+  if (!node_) return lines;
+  for (const std::string& line : node_->LastLines(std::min(max_lines, kMaxTailLines), max_bytes)) {
+    lines.push_back(CleanText(line, kMaxLineBytes));
+  }
+  return lines;
+}
+
+void Agent::SendLines(int max_lines) {
+  session_->Send({{"op", "lines"},
+                  {"lines", LastLines(static_cast<std::size_t>(std::max(max_lines, 0)),
+                                      config_.log_report_bytes)}});
+}
+
 void Agent::ScheduleBeat(bool now) {
   if (now) {
     loop_->Post([this] { Beat(); });
@@ -387,7 +428,8 @@ void Agent::ScheduleBeat(bool now) {
 void Agent::Beat() {
   if (beat_timer_ != 0) loop_->CancelTimer(std::exchange(beat_timer_, 0));
   if (!session_ || !session_->open() || said_bye_) return;
-  json message{{"op", "beat"}, {"counters", Counters()}, {"feeds", json::object()}};
+  json message{
+      {"op", "beat"}, {"time", WallSeconds()}, {"counters", Counters()}, {"feeds", json::object()}};
   if (service_) {
     for (const auto& [name, feed] : config_.feeds) {
       const feed::RankRows local = service_->Local(name);

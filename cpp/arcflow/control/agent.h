@@ -12,13 +12,17 @@
 #include <vector>
 
 #include "arcflow/base/counter_page.h"
+#include "arcflow/base/deadline.h"
 #include "arcflow/base/fd.h"
 #include "arcflow/base/status.h"
 #include "arcflow/control/agent_session.h"
 #include "arcflow/control/coordinator.h"
 #include "arcflow/control/held_port.h"
+#include "arcflow/control/log_file.h"
+#include "arcflow/control/node_inspector.h"
 #include "arcflow/control/node_process.h"
 #include "arcflow/control/protocol.h"
+#include "arcflow/control/stall_watch.h"
 #include "arcflow/feed/service.h"
 #include "arcflow/net/loop.h"
 #include "arcflow/net/packet.h"
@@ -54,6 +58,7 @@ class Agent {
   bool OnStdin();
   void OnFeederGone(const std::string& how);
   void OnExecutorGone();
+  bool ExecutorIsDead() const;
   void OnSignal(int signal);
 
   // Feeder.
@@ -74,8 +79,29 @@ class Agent {
   void OnReader(const std::string& feed, Fd socket);
   void OnNodeEnd(NodeProcess::End end);
   void ForwardLine(std::string_view line);
+  std::vector<std::string> LastLines(std::size_t max_lines, std::size_t max_bytes) const;
+  void SendLines(int max_lines);
   void Beat();
   void ScheduleBeat(bool now);
+
+  // Liveness: agent_liveness.cc.
+  struct Watched {
+    const char* name;
+    pid_t pid;                                         // 0: none
+    std::optional<Deadline::Clock::time_point> since;  // when it was first seen stopped
+  };
+  void StartLiveness();
+  bool WatchesProgress() const;
+  void CheckLiveness();
+  bool CheckStopped(double limit_s);
+  double StoppedFor(Watched& process) const;
+  void OnPing();
+  StallWatch::Sample Sample() const;
+  void Suspect(const StallWatch::Sample& sample);
+  bool Excusable(const Inspection& seen, const StallWatch::Sample& sample);
+  std::uint64_t StepsDone() const;
+  void OnDescribe();
+  Failure Stalled(const Inspection& seen, double idle_s) const;
 
   // The end.
   void Fail(Failure failure, double grace_s);
@@ -92,6 +118,7 @@ class Agent {
   Phase phase_ = Phase::kConfig;
   std::unique_ptr<net::Loop> loop_;
   std::vector<Fd> pidfds_;
+  int jvm_pidfd_ = -1;  // one of them; -1 when no JVM is watched
   AgentConfig config_;
   Fd payload_;
   HeldPort port_;
@@ -99,7 +126,18 @@ class Agent {
   std::unique_ptr<Coordinator> hosted_;
   std::unique_ptr<feed::FeedService> service_;
   std::unique_ptr<AgentSession> session_;
+  std::unique_ptr<LogFile> log_file_;
   std::unique_ptr<NodeProcess> node_;
+  std::unique_ptr<NodeInspector> inspector_;
+  StallWatch stall_{std::chrono::nanoseconds(0)};
+  std::vector<Watched> watched_;  // node, feeder, JVM
+  pid_t feeder_pid_ = 0;
+  std::string busy_;     // why the node says that it makes no progress
+  std::string barrier_;  // where the node waits
+  bool suspected_ = false;
+  bool describing_ = false;
+  int deferrals_ = 0;
+  std::uint64_t reports_before_ = 0;
   std::optional<Failure> failure_;  // this node's own
   std::optional<Verdict> verdict_;
   Fd result_;

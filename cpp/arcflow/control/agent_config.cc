@@ -16,6 +16,7 @@ constexpr std::size_t kMaxEntries = 4096;
 constexpr std::size_t kMaxArgumentBytes = 128 * 1024;
 constexpr std::size_t kMaxFeeds = 256;
 constexpr std::size_t kMaxPathBytes = 4096;
+constexpr std::uint64_t kMaxReportBytes = std::uint64_t{1} << 20;
 
 /// {"schema": …, "cache": "auto"}
 Result<feed::FeedOptions> FeedFromJson(const json& object) {
@@ -97,14 +98,20 @@ void ReadSecret(Fields* in, std::string* secret) {
 
 void ReadNode(Fields* in, AgentConfig* c) {
   std::uint64_t tail = c->log_tail_lines;
+  std::uint64_t report = c->log_report_bytes;
   in->Strings("python", &c->python, kMaxEntries, kMaxArgumentBytes, Need::kRequired)
       .StringMap("env", &c->env, kMaxEntries, kMaxArgumentBytes, Need::kOptional)
       .String("cwd", &c->cwd, kMaxPathBytes, Need::kOptional)
       .Number("grace_s", &c->grace_s, 0, kMaxSeconds, Need::kOptional)
       .Number("exit_timeout_s", &c->exit_timeout_s, 0, kMaxSeconds, Need::kOptional)
+      .Number("stall_timeout_s", &c->stall_timeout_s, 0, kMaxSeconds, Need::kOptional)
+      .Number("stop_timeout_s", &c->stop_timeout_s, 0, kMaxSeconds, Need::kOptional)
       .Uint64("log_tail_lines", &tail, kMaxTailLines, Need::kOptional)
+      .Uint64("log_report_bytes", &report, kMaxReportBytes, Need::kOptional)
+      .String("log_file", &c->log_file, kMaxPathBytes, Need::kOptional)
       .Bool("forward_log", &c->forward_log, Need::kOptional);
   c->log_tail_lines = static_cast<std::size_t>(tail);
+  c->log_report_bytes = static_cast<std::size_t>(report);
   if (in->ok() && (c->python.empty() || c->python[0].empty())) in->Fail("python", "is empty");
   for (const auto& [name, value] : c->env) {
     if (name.empty() || name.find('=') != std::string::npos)
@@ -133,6 +140,7 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
       .Int64("jvm_pid", &c.jvm_pid, 0, INT32_MAX, Need::kOptional)
       .Uint64("feed_memory_bytes", &c.feed_memory_bytes, std::uint64_t{1} << 50, Need::kOptional)
       .Uint64("segment_bytes", &c.segment_bytes, std::uint64_t{1} << 40, Need::kOptional)
+      .Bool("encrypt", &c.encrypt, Need::kOptional)
       .Strings("local_dirs", &c.local_dirs, kMaxEntries, kMaxPathBytes, Need::kOptional)
       .Number("heartbeat_s", &c.heartbeat_s, 0.01, kMaxSeconds, Need::kOptional)
       .Number("connect_timeout_s", &c.connect_timeout_s, 0.01, kMaxSeconds, Need::kOptional);
@@ -157,6 +165,7 @@ Result<CoordinatorTuning> CoordinatorTuning::FromJson(const json& object) {
       .Number("heartbeat_timeout_s", &t.heartbeat_timeout_s, 0.01, kMaxSeconds, Need::kOptional)
       .Number("barrier_timeout_s", &t.barrier_timeout_s, 0, kMaxSeconds, Need::kOptional)
       .Number("progress_interval_s", &t.progress_interval_s, 0, kMaxSeconds, Need::kOptional)
+      .Number("stall_settle_s", &t.stall_settle_s, 0, kMaxSeconds, Need::kOptional)
       .Number("bye_timeout_s", &t.bye_timeout_s, 0, kMaxSeconds, Need::kOptional)
       .StringMap("expected_versions", &t.expected_versions, 64, kMaxNameBytes, Need::kOptional);
   ARC_TRY(in.status());
@@ -170,6 +179,7 @@ json CoordinatorTuning::ToJson() const {
               {"heartbeat_timeout_s", heartbeat_timeout_s},
               {"barrier_timeout_s", barrier_timeout_s},
               {"progress_interval_s", progress_interval_s},
+              {"stall_settle_s", stall_settle_s},
               {"bye_timeout_s", bye_timeout_s},
               {"expected_versions", expected_versions}};
 }

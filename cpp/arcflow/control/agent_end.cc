@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How an agent ends: its node's end, the run's verdict, its feeder's death; and main().
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,10 +43,16 @@ void Agent::OnFeederGone(const std::string& how) {
     loop_->Stop();
     return;
   }
+  if (ExecutorIsDead()) return OnExecutorGone();  // it took its Python worker with it
   Failure failure;
   failure.cause = cause::kFeeder;
   failure.message = "the Spark task that fed this node ended before it: " + how;
   Fail(std::move(failure), kAtOnce_s);
+}
+
+bool Agent::ExecutorIsDead() const {
+  pollfd entry{jvm_pidfd_, POLLIN, 0};
+  return jvm_pidfd_ >= 0 && ::poll(&entry, 1, 0) == 1;
 }
 
 void Agent::OnExecutorGone() {
@@ -114,6 +121,7 @@ void Agent::OnVerdict(Verdict verdict) {
 
 void Agent::OnNodeEnd(NodeProcess::End end) {
   Mark("node_ended");
+  inspector_.reset();
   if (service_) service_->RefuseMore();
   Beat();
   if (end.failure) {
@@ -149,7 +157,12 @@ void Agent::Advance() {
   const bool orphan = feeder_gone_ && !hosted_;  // nobody is left to hear a verdict
   if (!told && !orphan) return;
   if (session_ && !std::exchange(said_bye_, true)) {
-    session_->Bye({{"op", "bye"}, {"metrics", Metrics()}, {"rows", Rows()}});
+    json bye{{"op", "bye"}, {"metrics", Metrics()}, {"rows", Rows()}};
+    // The task's row may not reach the driver after a failure; this does.
+    if (!verdict_ || verdict_->code != Code::kOk) {
+      bye["log"] = LastLines(kMaxTailLines, config_.log_report_bytes);
+    }
+    session_->Bye(bye);
   }
   if (session_ && session_->open()) return;  // on_closed comes back here
   if (!HostedOver() &&
@@ -162,6 +175,7 @@ void Agent::Advance() {
 
 void Agent::Finish() {
   if (phase_ == Phase::kLingering || phase_ == Phase::kOver) return;
+  if (log_file_) log_file_->Close();  // what it holds is read as soon as the run has ended
   SendOutcome();
   phase_ = Phase::kLingering;
   service_.reset();
@@ -174,10 +188,9 @@ void Agent::Finish() {
 void Agent::SendOutcome() {
   if (feeder_gone_) return;
   std::string status = verdict_ ? std::string(verdict_->Name()) : "failed";
-  json outcome{{"status", status},
-               {"reason", verdict_ ? verdict_->reason : ""},
-               {"metrics", Metrics()},
-               {"rows", Rows()}};
+  json outcome{{"status", status},       {"role", config_.role},
+               {"index", config_.index}, {"reason", verdict_ ? verdict_->reason : ""},
+               {"metrics", Metrics()},   {"rows", Rows()}};
   outcome["failure"] = nullptr;
   if (verdict_ && verdict_->failure) {
     outcome["failure"] = verdict_->failure->ToJson();
@@ -185,6 +198,7 @@ void Agent::SendOutcome() {
     outcome["failure"] = failure_->ToJson();
   }
   outcome["own_failure"] = failure_ ? failure_->ToJson() : json();
+  outcome["log"] = LastLines(kMaxTailLines, config_.log_report_bytes);
   auto document = DocumentToMemfd("arcflow-outcome", outcome);
   if (!document.ok()) {
     Log(LogLevel::kError, "cannot tell the outcome: " + document.status().ToString());

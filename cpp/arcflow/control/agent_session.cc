@@ -69,8 +69,8 @@ AgentSession::~AgentSession() {
 
 bool AgentSession::open() const { return state_->open; }
 
-void AgentSession::Connect(const HostPort& coordinator, const std::string& secret, double timeout_s,
-                           const Join& join) {
+void AgentSession::Connect(const HostPort& coordinator, net::ChannelOptions options,
+                           double timeout_s, const Join& join) {
   state_->address = coordinator;
   state_->open = true;
   net::ChannelCallbacks callbacks;
@@ -82,8 +82,8 @@ void AgentSession::Connect(const HostPort& coordinator, const std::string& secre
     if (state->alive) state->OnClosed(why);
   };
   state_->channel = net::Channel::Connect(
-      loop_, coordinator.host, coordinator.port, ControlChannelOptions(secret),
-      std::move(callbacks), Deadline::AfterSeconds(timeout_s), /*retry_refused=*/true);
+      loop_, coordinator.host, coordinator.port, std::move(options), std::move(callbacks),
+      Deadline::AfterSeconds(timeout_s), /*retry_refused=*/true);
   json message = join.ToJson();
   message["op"] = "join";
   Send(message);
@@ -116,6 +116,22 @@ Status AgentSession::State::Dispatch(const std::string& op, const json& message)
   if (op == "feeds") return OnRows(message);
   if (op == "barrier") {
     callbacks.on_barrier(message);
+    return Status::Ok();
+  }
+  if (op == "ping") {
+    callbacks.on_ping();
+    return Status::Ok();
+  }
+  if (op == "describe") {
+    callbacks.on_describe();
+    return Status::Ok();
+  }
+  if (op == "lines") {
+    int lines = 0;
+    Fields in(message, "lines");
+    in.Int("lines", &lines, 0, INT32_MAX, Need::kRequired);
+    ARC_TRY(in.status());
+    callbacks.on_lines(lines);
     return Status::Ok();
   }
   if (op == "reject") {

@@ -24,6 +24,11 @@ class AgentSession {
     std::function<void(std::vector<Member> cluster)> on_start;
     std::function<void(const std::string& feed, const std::vector<feed::RankRows>& ranks)> on_rows;
     std::function<void(const nlohmann::json& answer)> on_barrier;
+    /// The coordinator asks for a sign of life (at once), or for the node's last lines.
+    std::function<void()> on_ping;
+    std::function<void(int lines)> on_lines;
+    /// The node is to be described and ended: it holds up the run.
+    std::function<void()> on_describe;
     std::function<void(Verdict verdict)> on_verdict;
     /// Refused, or the connection could not be made or broke before a verdict: `cause`, `message`
     /// are set.
@@ -35,7 +40,7 @@ class AgentSession {
   ~AgentSession();
 
   /// Connects (retrying while nobody listens yet) and joins.
-  void Connect(const HostPort& coordinator, const std::string& secret, double timeout_s,
+  void Connect(const HostPort& coordinator, net::ChannelOptions options, double timeout_s,
                const Join& join);
   /// Sends unless the connection is closed; a message that finds the queue full is dropped.
   void Send(const nlohmann::json& message);

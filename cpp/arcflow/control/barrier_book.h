@@ -40,6 +40,7 @@ class BarrierBook {
   /// Ends the barrier if its earliest deadline has passed.
   std::optional<Done> Expire();
   std::optional<Done> FailAll(const Status& why);
+  bool Waits(int rank) const { return waiters_.count(rank) > 0; }
   /// When Expire should be called; infinite while nobody waits.
   Deadline next_deadline() const;
 

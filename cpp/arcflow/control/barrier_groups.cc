@@ -2,6 +2,7 @@
 // Keeps books of barriers apart by the number of ranks that meet.
 #include "arcflow/control/barrier_groups.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace arcflow::control {
@@ -62,6 +63,11 @@ std::vector<BarrierBook::Done> BarrierGroups::FailAll(const Status& why) {
   std::vector<BarrierBook::Done> all;
   for (auto& [ranks, book] : books_) Add(book.FailAll(why), &all);
   return all;
+}
+
+bool BarrierGroups::Waits(int rank) const {
+  return std::any_of(books_.begin(), books_.end(),
+                     [rank](const auto& entry) { return entry.second.Waits(rank); });
 }
 
 Deadline BarrierGroups::next_deadline() const {

@@ -28,6 +28,8 @@ class BarrierGroups {
   /// Ends the barriers whose earliest deadline has passed.
   std::vector<BarrierBook::Done> Expire();
   std::vector<BarrierBook::Done> FailAll(const Status& why);
+  /// Whether the rank waits at one.
+  bool Waits(int rank) const;
   /// When Expire should be called; infinite while nobody waits.
   Deadline next_deadline() const;
 

@@ -51,7 +51,9 @@ class Coordinator::Impl {
     net::ListenerOptions listen;
     listen.host = options.bind_host;
     listen.port = options.port;
-    listen.channel = ControlChannelOptions(options.secret);
+    // All agents of a run may come at once; none of them shall be taken for a crowd of strangers.
+    listen.max_unauthenticated += static_cast<std::size_t>(options.size);
+    listen.channel = ControlChannelOptions(options.secret, options.encrypt);
     auto bound = net::Listener::Bind(*loop, std::move(listen),
                                      [this](std::shared_ptr<net::Channel> channel) {
                                        return state->OnAccepted(std::move(channel));
@@ -109,6 +111,12 @@ Status Coordinator::Stop(Code code, const std::string& reason) {
   if (impl_->closed) return Status::Ok();
   impl_->loop->Post([state = impl_->state.get(), code, reason] { state->Stop(code, reason); });
   return Status::Ok();
+}
+
+void Coordinator::RequestLog(int rank, int lines) {
+  const std::lock_guard lock(impl_->close_mutex);
+  if (impl_->closed) return;
+  impl_->loop->Post([state = impl_->state.get(), rank, lines] { state->RequestLog(rank, lines); });
 }
 
 void Coordinator::Close() { impl_->Close(); }

@@ -19,7 +19,8 @@ struct CoordinatorOptions {
   std::uint16_t port = 0;      // 0 = any
   std::string secret;          // kSecretBytes raw bytes, fresh for every run
   std::string run_id;
-  int size = 1;  // ranks 0 … size-1 must join, each once
+  bool encrypt = false;  // TLS 1.3 on every connection; agents must be told the same
+  int size = 1;          // ranks 0 … size-1 must join, each once
   CoordinatorTuning tuning;
 };
 
@@ -28,10 +29,11 @@ struct CoordinatorOptions {
 /// Events, JSON objects with a string `event`, in order:
 ///   joined {rank, role, host}          rejected {rank, message}       started {cluster}
 ///   progress {ranks: [{rank, counters, feeds, rss_bytes}…]}           log {rank, line}
-///   node {rank, progress}: what a node said                           failed {failure}: the
-///   verdict, once stopped {code, reason}: Stop() was called                         finished
-///   {rank, status} all_finished {status: ok|failed|stopped, reason, failure?, ranks: [{rank,
-///   status, metrics, rows}…]}: the last event
+///   node {rank, progress}: what a node said                           node_log {rank, lines}
+///   failed {failure, others}: the verdict, once                       finished {rank, status}
+///   stopped {code, reason}: Stop() was called
+///   all_finished {status: ok|failed|stopped, reason, failure?, others?,
+///                 ranks: [{rank, status, metrics, rows}…]}: the last event
 ///
 /// Threads: every method from any thread; one loop thread inside. Blocking: NextEvent until its
 /// deadline, Close (bounded).
@@ -54,6 +56,10 @@ class Coordinator {
 
   /// Whether `all_finished` has been put into the queue.
   bool over() const;
+
+  /// Asks the agent of `rank` for the last lines of its node; they come as an event `node_log`
+  /// {rank, lines}, or never when that agent is not there. Does not wait.
+  void RequestLog(int rank, int lines);
 
   /// Ends the run: agents stop their nodes and leave. The first end of a run counts; later calls do
   /// nothing. Not OK codes only (InvalidArgument otherwise). Does not wait: go on with NextEvent

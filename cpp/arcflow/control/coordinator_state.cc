@@ -17,19 +17,32 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kFrameBytes = std::size_t{8} << 20;
 constexpr std::size_t kQueueBytes = std::size_t{32} << 20;
-constexpr std::size_t kMaxBarrierBytes = kFrameBytes - 4096;
+constexpr std::size_t kMaxBarrierBytes = kControlFrameBytes - 4096;
 constexpr std::size_t kMaxFeeds = 256;
-constexpr std::chrono::milliseconds kRowsDelay{
-    20};  // how long changes of rows may gather before they are told
+// How long changes of rows may gather before they are told. All ranks' rows go to all ranks, n * n
+// numbers: the time between two such rounds grows with n, so that their cost does not.
+constexpr double kRowsDelay_s = 0.02;
+constexpr double kRowsDelayPerRank_s = 0.0005;
+constexpr double kProgressPerRank_s = 0.001;  // likewise for the driver's view of all ranks
+
+/// Learns from a message how far its sender's clock is off. A message is never received before it
+/// was sent, so the least difference is the nearest to the truth.
+Status NoteClock(const json& message, double* offset_s) {
+  double sent = 0;
+  Fields in(message, "beat");
+  in.Number("time", &sent, 0, 1e12, Need::kOptional);
+  if (sent > 0) *offset_s = std::min(*offset_s, WallSeconds() - sent);
+  return in.status();
+}
 
 }  // namespace
 
-net::ChannelOptions ControlChannelOptions(const std::string& secret) {
+net::ChannelOptions ControlChannelOptions(const std::string& secret, bool encrypt) {
   net::ChannelOptions options;
   options.secret = secret;
-  options.max_frame_bytes = kFrameBytes;
+  options.encrypt = encrypt;
+  options.max_frame_bytes = kControlFrameBytes;
   options.max_queued_bytes = kQueueBytes;
   return options;
 }
@@ -45,7 +58,8 @@ void CoordinatorState::Begin() {
   join_timer_ = loop_.After(Seconds(t.join_timeout_s), [this] { OnJoinTimeout(); });
   loop_.Every(Seconds(std::clamp(t.heartbeat_timeout_s / 8, 0.01, 1.0)),
               [this] { CheckHeartbeats(); });
-  loop_.Every(Seconds(std::max(t.progress_interval_s, 0.01)), [this] { EmitProgress(); });
+  loop_.Every(Paced(std::max(t.progress_interval_s, 0.01), kProgressPerRank_s),
+              [this] { EmitProgress(); });
 }
 
 net::ChannelCallbacks CoordinatorState::OnAccepted(std::shared_ptr<net::Channel> channel) {
@@ -64,8 +78,9 @@ void CoordinatorState::Emit(EventQueue::Kind kind, const json& event) {
 }
 
 void CoordinatorState::Broadcast(const json& message) {
+  const net::SharedFrame frame = ShareFrame(message);
   for (auto& [rank, member] : members_) {
-    if (!member->left) SendOrAbort(*member->peer->channel, message);
+    if (!member->left) SendOrAbort(*member->peer->channel, frame);
   }
 }
 
@@ -85,7 +100,7 @@ void CoordinatorState::OnMessage(const PeerPtr& peer, json& message) {
   member.last_seen = Deadline::Clock::now();
   if (Status status = Dispatch(member, op, message); !status.ok()) {
     FailMember(member, cause::kAgentLost,
-               "the agent broke the protocol: " + std::string(status.message()));
+               "the agent broke the protocol: " + std::string(status.message()), WallSeconds());
     peer->channel->Abort(status);
   }
 }
@@ -97,6 +112,8 @@ Status CoordinatorState::Dispatch(MemberState& member, const std::string& op, js
   if (op == "barrier") return OnBarrier(member, message);
   if (op == "failed") return OnFailed(member, message);
   if (op == "done") return OnDone(member, message);
+  if (op == "stalled") return OnStalled(member, message);
+  if (op == "lines") return OnLines(member, message);
   if (op == "bye") {
     OnBye(member, message);
     return Status::Ok();
@@ -218,6 +235,7 @@ Status CoordinatorState::OnBeat(MemberState& member, json& message) {
     }
   }
   if (!rows_changed_.empty()) ScheduleRows(ended_now);
+  ARC_TRY(NoteClock(message, &member.clock_offset_s));
   member.beat = json::object();
   for (const char* key : {"counters", "feeds", "rss_bytes"}) {
     if (const auto it = message.find(key); it != message.end()) member.beat[key] = std::move(*it);
@@ -226,15 +244,42 @@ Status CoordinatorState::OnBeat(MemberState& member, json& message) {
   return Status::Ok();
 }
 
+Status CoordinatorState::OnLines(MemberState& member, json& message) {
+  std::vector<std::string> lines;
+  Fields in(message, "lines");
+  in.Strings("lines", &lines, kMaxTailLines, 2 * kMaxLineBytes, Need::kRequired);
+  ARC_TRY(in.status());
+  Emit(EventQueue::Kind::kPlain,
+       {{"event", "node_log"}, {"rank", member.join.rank}, {"lines", std::move(lines)}});
+  return Status::Ok();
+}
+
+void CoordinatorState::RequestLog(int rank, int lines) {
+  const auto it = members_.find(rank);
+  if (it == members_.end() || it->second->left) return;
+  SendOrAbort(*it->second->peer->channel, {{"op", "lines"}, {"lines", lines}});
+}
+
+/// `base_s`, or longer in a large run.
+std::chrono::nanoseconds CoordinatorState::Paced(double base_s, double per_rank_s) const {
+  return Seconds(std::max(base_s, per_rank_s * options_.size));
+}
+
 void CoordinatorState::ScheduleRows(bool now) {
   if (phase_ != Phase::kRunning) return;
-  if (now) return BroadcastRows();
-  if (rows_timer_ == 0) rows_timer_ = loop_.After(kRowsDelay, [this] { BroadcastRows(); });
+  const std::chrono::nanoseconds pause = Paced(kRowsDelay_s, kRowsDelayPerRank_s);
+  const auto since = Deadline::Clock::now() - rows_told_;
+  if (now && since >= pause) return BroadcastRows();
+  if (rows_timer_ == 0) {
+    const auto delay = now ? pause - since : pause;
+    rows_timer_ = loop_.After(delay, [this] { BroadcastRows(); });
+  }
 }
 
 void CoordinatorState::BroadcastRows() {
   if (rows_timer_ != 0) loop_.CancelTimer(std::exchange(rows_timer_, 0));
   if (phase_ != Phase::kRunning || rows_changed_.empty()) return;
+  rows_told_ = Deadline::Clock::now();
   json feeds = json::object();
   for (const auto& [name, changed] : rows_changed_) {
     json rows = json::array();

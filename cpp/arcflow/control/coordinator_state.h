@@ -25,7 +25,7 @@
 namespace arcflow::control {
 
 /// Options of both ends of a control connection.
-net::ChannelOptions ControlChannelOptions(const std::string& secret);
+net::ChannelOptions ControlChannelOptions(const std::string& secret, bool encrypt = false);
 
 /// One run. Phases only go forward:
 ///   joining → running → settling (a failure was reported, its cause is sought) → stopping (the
@@ -42,6 +42,8 @@ class CoordinatorState {
   net::ChannelCallbacks OnAccepted(std::shared_ptr<net::Channel> channel);
   /// The driver ends the run.
   void Stop(Code code, const std::string& reason);
+  /// The driver wants to see a node's last lines.
+  void RequestLog(int rank, int lines);
   /// The coordinator goes away: stops the run if it has no verdict yet and lets every channel drain
   /// and close.
   void End();
@@ -52,6 +54,7 @@ class CoordinatorState {
   enum class Phase { kJoining, kRunning, kSettling, kStopping, kOver };
   struct Peer;
   struct MemberState;
+  struct Stall;
   using PeerPtr = std::shared_ptr<Peer>;
 
   // Messages.
@@ -64,6 +67,8 @@ class CoordinatorState {
   Status OnBarrier(MemberState& member, const nlohmann::json& message);
   Status OnFailed(MemberState& member, const nlohmann::json& message);
   Status OnDone(MemberState& member, nlohmann::json& message);
+  Status OnStalled(MemberState& member, const nlohmann::json& message);
+  Status OnLines(MemberState& member, nlohmann::json& message);
   void OnBye(MemberState& member, nlohmann::json& message);
   void OnClosed(const PeerPtr& peer, const Status& why);
 
@@ -75,10 +80,16 @@ class CoordinatorState {
 
   // Failure and the end.
   void Fail(Failure failure);
-  void FailMember(MemberState& member, const std::string& cause, const std::string& message);
+  void FailMember(MemberState& member, const std::string& cause, const std::string& message,
+                  double time_s);
+  void AskWhoLives();
+  void BlameTheSilent();
+  nlohmann::json Others() const;
+  static double TimeHere(const MemberState& member, double time_s);
   void Decide(bool may_wait);
   void Conclude(Verdict verdict);
   void SendStop(net::Channel& channel);
+  std::chrono::nanoseconds Paced(double base_s, double per_rank_s) const;
   void Leave(MemberState& member, const std::string& status);
   void CheckOver();
 
@@ -90,6 +101,8 @@ class CoordinatorState {
   void ScheduleRows(bool now);
   void AnswerBarrier(const std::vector<BarrierBook::Done>& all);
   void ArmBarrierTimer();
+  void ArmStallTimer();
+  void DecideStall();
 
   void Emit(EventQueue::Kind kind, const nlohmann::json& event);
   void Broadcast(const nlohmann::json& message);
@@ -104,12 +117,17 @@ class CoordinatorState {
   std::map<std::string, std::vector<feed::RankRows>> rows_;
   std::map<std::string, bool> rows_changed_;
   BarrierGroups barrier_;
-  std::vector<Failure> failures_;  // in the order they came
+  std::vector<Failure> failures_;  // in the order they came, with times of our clock
+  Deadline::Clock::time_point asked_who_lives_;
   Verdict verdict_;
+  net::SharedFrame stop_;  // the verdict as all agents hear it
+  Deadline::Clock::time_point rows_told_;
+  std::vector<Failure> others_;  // besides the verdict's, no consequences of it
   net::Loop::TimerId join_timer_ = 0;
   net::Loop::TimerId settle_timer_ = 0;
   net::Loop::TimerId rows_timer_ = 0;
   net::Loop::TimerId barrier_timer_ = 0;
+  net::Loop::TimerId stall_timer_ = 0;
   bool progress_changed_ = false;
   bool extended_ = false;
   bool ending_ = false;

@@ -5,12 +5,27 @@
 #include <utility>
 
 #include "arcflow/base/log.h"
+#include "arcflow/control/cause_order.h"
 #include "arcflow/control/coordinator_internal.h"
 #include "arcflow/control/coordinator_state.h"
 
 namespace arcflow::control {
 
 using nlohmann::json;
+
+namespace {
+
+constexpr std::size_t kMaxOthers = 16;  // of so many failures, how many are told
+
+}  // namespace
+
+/// A moment of the member's clock by ours; now for one that cannot be.
+double CoordinatorState::TimeHere(const MemberState& member, double time_s) {
+  const double now = WallSeconds();
+  if (time_s <= 0) return now;
+  const double offset = member.clock_offset_s == kUnknownOffset ? 0 : member.clock_offset_s;
+  return std::min(time_s + offset, now);
+}
 
 Status CoordinatorState::OnFailed(MemberState& member, const json& message) {
   const auto it = message.find("failure");
@@ -19,6 +34,7 @@ Status CoordinatorState::OnFailed(MemberState& member, const json& message) {
   failure.rank = member.join.rank;  // whatever it says
   failure.role = member.join.role;
   failure.host = member.join.host;
+  failure.time_s = TimeHere(member, failure.time_s);
   member.failed = true;
   AnswerBarrier(barrier_.Leave(member.join.rank, "failed"));
   Fail(std::move(failure));
@@ -41,13 +57,18 @@ Status CoordinatorState::OnDone(MemberState& member, json& message) {
 }
 
 void CoordinatorState::OnBye(MemberState& member, json& message) {
+  if (const auto log = message.find("log"); log != message.end() && log->is_array()) {
+    json lines{{"lines", std::move(*log)}};
+    (void)!OnLines(member, lines).ok();  // a run does not end worse for want of them
+  }
   if (!member.done) {
     member.metrics = std::move(message["metrics"]);
     member.rows = std::move(message["rows"]);
   }
   const bool before_the_end = phase_ == Phase::kJoining || phase_ == Phase::kRunning;
   if (before_the_end && !member.failed) {
-    FailMember(member, cause::kAgentLost, "the agent left before the end of the run");
+    FailMember(member, cause::kAgentLost, "the agent left before the end of the run",
+               WallSeconds());
   }
   Leave(member, member.failed ? "failed" : member.done ? "ok" : "stopped");
   member.peer->channel->Close();
@@ -58,7 +79,7 @@ void CoordinatorState::OnClosed(const PeerPtr& peer, const Status& why) {
     const bool lost = phase_ != Phase::kStopping && phase_ != Phase::kOver && !member->failed;
     if (lost)
       FailMember(*member, cause::kAgentLost,
-                 "the connection to the agent broke: " + std::string(why.message()));
+                 "the connection to the agent broke: " + std::string(why.message()), WallSeconds());
     Leave(*member, "lost");
   }
   peers_.erase(peer.get());
@@ -66,14 +87,14 @@ void CoordinatorState::OnClosed(const PeerPtr& peer, const Status& why) {
 }
 
 void CoordinatorState::FailMember(MemberState& member, const std::string& cause,
-                                  const std::string& message) {
+                                  const std::string& message, double time_s) {
   Failure failure;
   failure.rank = member.join.rank;
   failure.role = member.join.role;
   failure.host = member.join.host;
   failure.cause = cause;
   failure.message = message;
-  failure.time_s = WallSeconds();
+  failure.time_s = time_s;
   member.failed = true;
   AnswerBarrier(barrier_.Leave(member.join.rank, "failed"));
   Fail(std::move(failure));
@@ -96,18 +117,58 @@ void CoordinatorState::Fail(Failure failure) {
 
 void CoordinatorState::Decide(bool may_wait) {
   if (phase_ != Phase::kSettling) return;
-  const auto cause = std::find_if(failures_.begin(), failures_.end(),
-                                  [](const Failure& f) { return !f.peer_loss; });
-  if (cause == failures_.end() && may_wait) {
+  const bool told = StandingOf(failures_[FirstCause(failures_)]) != Standing::kConsequence;
+  if (!told && may_wait) {
     const double more_s = options_.tuning.settle_consequence_s - options_.tuning.settle_s;
     if (extended_) return;  // its timer runs
     extended_ = true;
+    AskWhoLives();
     settle_timer_ = loop_.After(Seconds(std::max(more_s, 0.0)), [this] { Decide(false); });
     return;
   }
-  Failure failure = cause == failures_.end() ? failures_.front() : *cause;
+  if (!told) BlameTheSilent();
+  const std::size_t first = FirstCause(failures_);
+  others_ = OtherCauses(failures_, first);
+  if (others_.size() > kMaxOthers) others_.resize(kMaxOthers);
+  Failure failure = failures_[first];
   const std::string reason = failure.Summary();
   Conclude(Verdict{Code::kAborted, reason, std::move(failure)});
+}
+
+/// Every report so far blames another node, so the one to blame has said nothing yet: its agent is
+/// stopped, or its host is off. Whoever lives answers this with a beat.
+void CoordinatorState::AskWhoLives() {
+  asked_who_lives_ = Deadline::Clock::now();
+  for (auto& [rank, member] : members_) {
+    if (!member->left && !member->failed) SendOrAbort(*member->peer->channel, {{"op", "ping"}});
+  }
+}
+
+void CoordinatorState::BlameTheSilent() {
+  if (!extended_) return;
+  MemberState* silent = nullptr;
+  for (auto& [rank, member] : members_) {
+    if (member->left || member->failed || member->last_seen >= asked_who_lives_) continue;
+    if (silent == nullptr || member->last_seen < silent->last_seen) silent = member.get();
+  }
+  if (silent == nullptr) return;
+  Failure failure;
+  failure.rank = silent->join.rank;
+  failure.role = silent->join.role;
+  failure.host = silent->join.host;
+  failure.cause = cause::kTimeout;
+  const double silent_s = SecondsSince(silent->last_seen);
+  failure.message = "other nodes lost it, and its agent does not answer (silent for " +
+                    Tenths(silent_s) + " s): its host or network is down, or its process stopped";
+  failure.time_s = WallSeconds() - silent_s;
+  silent->failed = true;
+  failures_.push_back(std::move(failure));
+}
+
+json CoordinatorState::Others() const {
+  json list = json::array();
+  for (const Failure& failure : others_) list.push_back(failure.ToJson());
+  return list;
 }
 
 void CoordinatorState::Stop(Code code, const std::string& reason) {
@@ -125,7 +186,8 @@ void CoordinatorState::Conclude(Verdict verdict) {
   loop_.CancelTimer(settle_timer_);
   if (verdict_.failure) {
     Log(LogLevel::kInfo, "run " + options_.run_id + " failed: " + verdict_.failure->Summary());
-    Emit(EventQueue::Kind::kPlain, {{"event", "failed"}, {"failure", verdict_.failure->ToJson()}});
+    Emit(EventQueue::Kind::kPlain,
+         {{"event", "failed"}, {"failure", verdict_.failure->ToJson()}, {"others", Others()}});
   }
   AnswerBarrier(barrier_.FailAll(Status(Code::kAborted, "the run is ending: " + verdict_.reason)));
   for (auto& [rank, member] : members_) {
@@ -140,9 +202,12 @@ void CoordinatorState::Conclude(Verdict verdict) {
 }
 
 void CoordinatorState::SendStop(net::Channel& channel) {
-  json message = verdict_.ToJson();
-  message["op"] = "stop";
-  SendOrAbort(channel, message);
+  if (!stop_) {
+    json message = verdict_.ToJson();
+    message["op"] = "stop";
+    stop_ = ShareFrame(message);
+  }
+  SendOrAbort(channel, stop_);
 }
 
 void CoordinatorState::Leave(MemberState& member, const std::string& status) {
@@ -172,7 +237,10 @@ void CoordinatorState::CheckOver() {
              {"status", verdict_.Name()},
              {"reason", verdict_.reason},
              {"ranks", std::move(ranks)}};
-  if (verdict_.failure) event["failure"] = verdict_.failure->ToJson();
+  if (verdict_.failure) {
+    event["failure"] = verdict_.failure->ToJson();
+    event["others"] = Others();
+  }
   Emit(EventQueue::Kind::kLast, event);
 }
 
@@ -194,9 +262,12 @@ void CoordinatorState::CheckHeartbeats() {
   for (auto& [rank, member] : members_) {
     if (member->left || now - member->last_seen < Seconds(options_.tuning.heartbeat_timeout_s))
       continue;
-    const Status silent = DeadlineExceeded(
-        "no heartbeat for " + std::to_string(options_.tuning.heartbeat_timeout_s) + " s");
-    FailMember(*member, cause::kTimeout, "the agent is silent: " + std::string(silent.message()));
+    const double silent_s = SecondsSince(member->last_seen);
+    const Status silent = DeadlineExceeded("no heartbeat for " + Tenths(silent_s) + " s");
+    FailMember(*member, cause::kTimeout,
+               "the agent is silent: " + std::string(silent.message()) +
+                   "; its host or network is down, or its process stopped",
+               WallSeconds() - silent_s);
     member->peer->channel->Abort(silent);
   }
 }

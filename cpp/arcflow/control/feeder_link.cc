@@ -112,7 +112,7 @@ Status FeederLink::Impl::Spawn(const std::string& path) {
   SpawnOptions options;
   options.file = path;
   options.argv = {"arcflow-agent"};
-  options.env = EnvironmentWith({}, {});
+  options.env = EnvironmentWith({}, SparkSecrets());
   // Its standard output goes where its errors go: a Spark worker's own may carry a protocol.
   options.fds = {{agent_input.get(), kAgentStdin},
                  {STDERR_FILENO, STDOUT_FILENO},

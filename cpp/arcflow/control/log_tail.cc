@@ -12,6 +12,7 @@
 namespace arcflow::control {
 
 void LogTail::Feed(std::string_view bytes) {
+  if (options_.on_bytes) options_.on_bytes(bytes);
   for (const char c : bytes) {
     if (c == '\n') {
       carriage_return_ = false;
@@ -53,6 +54,19 @@ std::vector<std::string> LogTail::Lines() const {
   if (lines.size() > options_.max_lines) {
     lines.erase(lines.begin(), lines.end() - static_cast<std::ptrdiff_t>(options_.max_lines));
   }
+  return lines;
+}
+
+std::vector<std::string> LogTail::Lines(std::size_t max_lines, std::size_t max_bytes) const {
+  std::vector<std::string> lines = Lines();
+  std::size_t bytes = 0;
+  std::size_t kept = 0;
+  while (kept < lines.size() && kept < max_lines) {
+    bytes += lines[lines.size() - 1 - kept].size() + 1;
+    if (bytes > max_bytes) break;
+    ++kept;
+  }
+  lines.erase(lines.begin(), lines.end() - static_cast<std::ptrdiff_t>(kept));
   return lines;
 }
 

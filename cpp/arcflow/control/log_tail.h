@@ -25,7 +25,8 @@ class LogTail {
     std::size_t max_bytes = 64 * 1024;
     int copy_fd = -1;         // where lines are written as well, not owned; -1 = nowhere
     std::string copy_prefix;  // before each copied line
-    std::function<void(std::string_view line)> on_line;  // may be empty
+    std::function<void(std::string_view line)> on_line;    // may be empty
+    std::function<void(std::string_view bytes)> on_bytes;  // all of them as they come; may be empty
   };
   explicit LogTail(Options options) : options_(std::move(options)) {}
 
@@ -38,6 +39,8 @@ class LogTail {
 
   /// The last lines, oldest first; an unfinished one included.
   std::vector<std::string> Lines() const;
+  /// The last of them that are at most `max_lines` and `max_bytes` together.
+  std::vector<std::string> Lines(std::size_t max_lines, std::size_t max_bytes) const;
   std::uint64_t lines_seen() const { return lines_seen_; }
   std::uint64_t copy_dropped() const { return copy_dropped_; }
 

@@ -18,6 +18,7 @@
 #include "arcflow/control/fields.h"
 #include "arcflow/control/packets.h"
 #include "arcflow/control/protocol.h"
+#include "arcflow/control/stack_dumper.h"
 #include "arcflow/control/text.h"
 
 namespace arcflow::control {
@@ -66,6 +67,7 @@ struct NodeLink::Impl {
   std::string config;
   std::string payload;
   std::shared_ptr<CounterPage> counters;
+  Fd stacks;
   std::mutex barrier_mutex;
   std::uint64_t barriers = 0;  // under barrier_mutex
   std::mutex result_mutex;
@@ -103,6 +105,10 @@ Result<std::unique_ptr<NodeLink>> NodeLink::Open(int broker_fd, Deadline deadlin
   ARC_ASSIGN(impl->socket, OpenSession(broker_fd, "control", "", deadline));
   ARC_TRY(impl->Send({{"op", "hello"}, {"pid", ::getpid()}}, {}));
   ARC_TRY(impl->TakeConfig(deadline));
+  if (auto stacks = InstallStackDumper(); stacks.ok()) {  // a node works without it
+    ARC_TRY(impl->Send({{"op", "stacks"}}, {stacks->get()}));
+    impl->stacks = std::move(*stacks);
+  }
   return std::unique_ptr<NodeLink>(new NodeLink(std::move(impl)));
 }
 
@@ -129,6 +135,14 @@ std::shared_ptr<CounterPage> NodeLink::counters() const { return impl_->counters
 Status NodeLink::Log(std::string_view text) {
   return impl_->Send({{"op", "log"}, {"text", CleanText(text, kMaxTextBytes)}}, {});
 }
+
+Status NodeLink::Busy(std::string_view reason) {
+  return impl_->Send({{"op", "busy"}, {"reason", CleanText(reason, kMaxNameBytes)}}, {});
+}
+
+int NodeLink::stacks_fd() const { return impl_->stacks.get(); }
+
+Status NodeLink::PythonStacks() { return impl_->Send({{"op", "python_stacks"}}, {}); }
 
 Status NodeLink::Progress(const std::string& text) {
   json progress = json::parse(text, nullptr, /*allow_exceptions=*/false);

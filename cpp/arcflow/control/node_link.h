@@ -52,6 +52,13 @@ class NodeLink {
   Result<std::vector<std::string>> Barrier(const std::string& name, std::string_view payload,
                                            Deadline deadline, int ranks = 0);
 
+  /// No progress is to be expected from now on, because of `reason`; "" ends that.
+  Status Busy(std::string_view reason);
+  /// The file that this process's handlers of stack_dumper.h write to, -1 without one; and the word
+  /// that PythonStackSignal() is handled too.
+  int stacks_fd() const;
+  Status PythonStacks();
+
   /// What the node returns. The last call before a normal exit; a second one is FailedPrecondition.
   Status SetResult(std::string_view bytes);
   /// The user's program raised: {"type", "message", "traceback", "peer_loss"}.

@@ -13,6 +13,7 @@
 
 #include "arcflow/base/log.h"
 #include "arcflow/control/coordinator_internal.h"
+#include "arcflow/control/crash_text.h"
 #include "arcflow/control/fields.h"
 #include "arcflow/control/packets.h"
 #include "arcflow/control/text.h"
@@ -28,9 +29,7 @@ constexpr char kSelf[] = "/proc/self/exe";
 constexpr std::chrono::seconds kClearTimeout{2};
 constexpr std::chrono::seconds kSendTimeout{1};
 constexpr double kStopNow = 0;
-
-/// Spark's own secrets among the variables; no node has a use for them.
-const std::vector<std::string> kDropped = {"PYTHON_WORKER_FACTORY_"};
+constexpr int kShellKilled = 128 + SIGKILL;  // how a shell around the interpreter tells it
 
 Result<std::pair<Fd, Fd>> Pipe() {
   int ends[2] = {-1, -1};
@@ -73,7 +72,7 @@ Status NodeProcess::Spawn() {
   spawn.argv.insert(spawn.argv.end(), options_.argv.begin(), options_.argv.end());
   std::vector<std::pair<std::string, std::string>> set(options_.env.begin(), options_.env.end());
   set.emplace_back(kNodeFdVariable, std::to_string(kNodeFd));
-  spawn.env = EnvironmentWith(set, kDropped);
+  spawn.env = EnvironmentWith(set, SparkSecrets());
   spawn.cwd = options_.cwd;
   spawn.fds = {{null.get(), 0},
                {output.second.get(), 1},
@@ -165,6 +164,14 @@ void NodeProcess::OnControlMessage(net::Message& message) {
     if (it != body.end() && it->is_object()) callbacks_.on_progress(*it);
   } else if (message.op == "barrier") {
     callbacks_.on_barrier(body);
+  } else if (message.op == "stacks" && message.fds.size() == 1) {
+    callbacks_.on_stacks(std::move(message.fds[0]));
+  } else if (message.op == "python_stacks") {
+    callbacks_.on_python_stacks();
+  } else if (message.op == "busy") {
+    std::string reason;
+    Fields(body, "busy").Text("reason", &reason, kMaxNameBytes);
+    callbacks_.on_busy(std::move(reason));
   } else if (message.op == "result") {
     OnResult(message);
   } else if (message.op == "failed") {
@@ -204,8 +211,9 @@ void NodeProcess::OnFailed(const json& body) {
       .Text("message", &failure.message, kMaxTextBytes)
       .Text("traceback", &failure.traceback, kMaxTextBytes)
       .Bool("peer_loss", &failure.peer_loss, Need::kOptional);
+  if (BlamesMemory(failure.type, failure.message)) failure.cause = cause::kOutOfMemory;
   tail_.Drain(output_.get());
-  failure.log_tail = tail_.Lines();
+  failure.log_tail = LogLines();
   raised_ = std::move(failure);
   callbacks_.on_failed(*raised_);
 }
@@ -269,25 +277,55 @@ void NodeProcess::OnExit() {
 
 Failure NodeProcess::Explain(const ExitStatus& status) {
   Failure failure = raised_.value_or(Failure{});
-  failure.log_tail = tail_.Lines();
-  if (raised_) return failure;
-  if (status.signal != 0) {
-    failure.cause = cause::kSignal;
-    failure.signal = SignalName(status.signal);
-    failure.message = "the node was killed by " + failure.signal;
-    if (status.signal == SIGKILL && !stopping_) {
-      failure.message +=
+  failure.log_tail = LogLines();
+  const std::string killed = oom_.Happened();
+  if (raised_) {
+    if (!killed.empty() && failure.cause != cause::kOutOfMemory) {
+      failure.message += " (" + killed + ")";  // a child of the node's, say
+    }
+    return failure;
+  }
+  const bool by_kernel = !killed.empty() && !stopping_ &&
+                         (status.signal == SIGKILL || status.exit_code == kShellKilled);
+  if (by_kernel) {
+    failure.cause = cause::kOutOfMemory;
+    failure.signal = SignalName(SIGKILL);
+    failure.message = killed;
+  } else if (status.signal != 0) {
+    ExplainSignal(status, &failure);
+  } else {
+    ExplainExit(status, &failure);
+  }
+  return failure;
+}
+
+void NodeProcess::ExplainSignal(const ExitStatus& status, Failure* failure) const {
+  failure->cause = cause::kSignal;
+  failure->signal = SignalName(status.signal);
+  failure->message = "the node was killed by " + failure->signal;
+  if (status.signal == SIGKILL) {
+    if (!stopping_) {
+      failure->message +=
           "; when nobody did that on purpose, the kernel or the cluster manager did, for want of "
           "memory";
     }
-  } else {
-    failure.cause = cause::kExit;
-    failure.exit_code = status.exit_code;
-    failure.message =
-        "the node ended with " + status.ToString() +
-        (result_.valid() ? " after it had returned its result" : " without returning a result");
+    return;
   }
-  return failure;
+  const CrashText crash = ReadCrash(tail_.Lines());
+  if (!crash.message.empty()) failure->message += ": " + crash.message;
+  failure->type = crash.type;
+  failure->traceback = crash.traceback;
+  failure->peer_loss = crash.peer_loss;
+  if (crash.out_of_memory) failure->cause = cause::kOutOfMemory;
+}
+
+void NodeProcess::ExplainExit(const ExitStatus& status, Failure* failure) const {
+  failure->cause = cause::kExit;
+  failure->exit_code = status.exit_code;
+  failure->message =
+      "the node ended with " + status.ToString() +
+      (result_.valid() ? " after it had returned its result" : " without returning a result");
+  failure->peer_loss = ReadCrash(tail_.Lines()).peer_loss;
 }
 
 }  // namespace arcflow::control

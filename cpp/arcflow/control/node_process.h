@@ -18,6 +18,7 @@
 #include "arcflow/base/fd.h"
 #include "arcflow/base/status.h"
 #include "arcflow/control/log_tail.h"
+#include "arcflow/control/oom_watch.h"
 #include "arcflow/control/process.h"
 #include "arcflow/control/protocol.h"
 #include "arcflow/net/loop.h"
@@ -40,6 +41,7 @@ class NodeProcess {
     double grace_s = 5;
     double exit_timeout_s = 30;
     LogTail::Options log;  // on_line is called for what the node prints, not for its `log` packets
+    std::size_t report_lines = 50;  // of log.max_lines, how many a failure shows
   };
 
   /// How it ended. `failure` has rank, role, host and time still open.
@@ -55,6 +57,12 @@ class NodeProcess {
     std::function<void(std::string text)> on_log;
     std::function<void(const nlohmann::json& progress)> on_progress;
     std::function<void(const nlohmann::json& barrier)> on_barrier;
+    /// Where its stacks will be when it is asked for them (stack_dumper.h), and that its Python
+    /// interpreter answers too.
+    std::function<void(Fd stacks)> on_stacks;
+    std::function<void()> on_python_stacks;
+    /// It says that no progress is to be expected, and why; "" when that is over.
+    std::function<void(std::string reason)> on_busy;
     /// The program raised; the process still runs. on_end repeats it.
     std::function<void(const Failure& failure)> on_failed;
     /// Once, last: the process is reaped, and so is everything it left behind.
@@ -67,12 +75,20 @@ class NodeProcess {
 
   pid_t pid() const { return child_.pid(); }
   bool running() const { return !ended_; }
+  /// It has handed over its result and is to exit.
+  bool returned() const { return result_.valid(); }
   /// SIGTERM to its group now, SIGKILL after `grace_s`; at once when that is 0. A later, shorter
   /// grace counts.
   void Stop(double grace_s);
   /// Passes the coordinator's answer to a `barrier` on; payloads travel in a memfd.
   void AnswerBarrier(const nlohmann::json& answer);
-  std::vector<std::string> LogLines() const { return tail_.Lines(); }
+  /// The lines that a failure shows, and the last ones within other bounds.
+  std::vector<std::string> LogLines() const {
+    return tail_.Lines(options_.report_lines, options_.log.max_bytes);
+  }
+  std::vector<std::string> LastLines(std::size_t max_lines, std::size_t max_bytes) const {
+    return tail_.Lines(max_lines, max_bytes);
+  }
   std::uint64_t lines_seen() const { return tail_.lines_seen(); }
 
  private:
@@ -88,6 +104,8 @@ class NodeProcess {
   void SendConfig();
   void OnExit();
   Failure Explain(const ExitStatus& status);
+  void ExplainSignal(const ExitStatus& status, Failure* failure) const;
+  void ExplainExit(const ExitStatus& status, Failure* failure) const;
   void Kill();
 
   net::Loop& loop_;
@@ -98,6 +116,7 @@ class NodeProcess {
   Fd control_;
   Fd output_;
   LogTail tail_;
+  OomWatch oom_;
   Fd result_;
   std::optional<Failure> raised_;
   std::vector<net::Loop::WatchId> watches_;

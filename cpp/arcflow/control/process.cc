@@ -249,6 +249,13 @@ std::vector<std::string> EnvironmentWith(
   return result;
 }
 
+const std::vector<std::string>& SparkSecrets() {
+  static const auto* const prefixes = new std::vector<std::string>{
+      "PYTHON_WORKER_FACTORY_", "_SPARK_AUTH_SECRET",       "_SPARK_SSL_",
+      "PYSPARK_GATEWAY_SECRET", "PYSPARK_DRIVER_CALLBACK_", "SPARK_CONNECT_AUTHENTICATE_TOKEN"};
+  return *prefixes;
+}
+
 void BecomeSubreaper() { ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
 
 int KillDescendants(pid_t spare, Deadline deadline) {

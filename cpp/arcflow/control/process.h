@@ -83,6 +83,10 @@ std::vector<std::string> EnvironmentWith(
     const std::vector<std::pair<std::string, std::string>>& set,
     const std::vector<std::string>& drop_prefixes);
 
+/// Prefixes of the variables by which Spark hands secrets to its Python workers; nobody below them
+/// has a use for these.
+const std::vector<std::string>& SparkSecrets();
+
 /// Makes this process the parent of orphans below it, so that KillDescendants finds daemons that a
 /// node left behind.
 void BecomeSubreaper();

@@ -49,6 +49,10 @@ inline constexpr char kInterrupted[] = "interrupted";     // a person stopped th
 inline constexpr char kTimeout[] = "timeout";    // a rank never joined, or its heartbeats stopped
 inline constexpr char kRejected[] = "rejected";  // the agents do not fit together (versions)
 inline constexpr char kLaunch[] = "launch";      // the node could not be started
+inline constexpr char kOutOfMemory[] =
+    "out of memory";                           // killed by the kernel, or could not get more
+inline constexpr char kStalled[] = "stalled";  // it lived and made no progress
+inline constexpr char kStopped[] = "stopped";  // a signal stopped a process (SIGSTOP, a debugger)
 }  // namespace cause
 
 /// Why a node failed, as the one who saw it reports it. JSON form: docs/formats/control.md.
@@ -129,7 +133,8 @@ struct CoordinatorTuning {
   double heartbeat_timeout_s = 15;    // silence of a member that counts as its death
   double barrier_timeout_s = 600;     // upper bound for a barrier whose callers gave none
   double progress_interval_s = 0.25;  // at most one progress event in this time
-  double bye_timeout_s = 20;          // after a stop, how long agents may take to leave
+  double stall_settle_s = 3;  // after a node is suspected of a stall, until one of them is blamed
+  double bye_timeout_s = 20;  // after a stop, how long agents may take to leave
   std::map<std::string, std::string> expected_versions;  // of the driver; may lack keys
 
   static Result<CoordinatorTuning> FromJson(const nlohmann::json& json);
@@ -150,6 +155,7 @@ struct AgentConfig {
   std::uint16_t first_port = 0;  // of the range that the node's port is taken from; 0: any
   std::uint16_t last_port = 0;
   HostPort coordinator;
+  bool encrypt = false;  // TLS 1.3 to the coordinator, and of the one that is hosted
   struct Hosted {
     std::string bind;
     std::uint16_t port = 0;
@@ -169,8 +175,12 @@ struct AgentConfig {
   double grace_s = 5;  // between SIGTERM and SIGKILL
   double heartbeat_s = 1;
   double connect_timeout_s = 30;
-  double exit_timeout_s = 30;  // how long a node may take to exit after its result
-  std::size_t log_tail_lines = 50;
+  double stall_timeout_s = 0;       // without progress, until a node counts as stalled; 0 = never
+  double stop_timeout_s = 0;        // that a process may be stopped by a signal; 0 = for ever
+  double exit_timeout_s = 30;       // how long a node may take to exit after its result
+  std::size_t log_tail_lines = 50;  // in a failure
+  std::size_t log_report_bytes = 64 * 1024;  // of the last lines that the outcome holds
+  std::string log_file;           // where all of the node's output goes as well; "" = nowhere
   bool forward_log = false;       // send the node's output to the coordinator line by line
   std::string job_json = "null";  // passed to the node as it is
 

@@ -309,6 +309,11 @@ void FeedService::OnTick(std::chrono::steady_clock::time_point now) {
   impl_->Flush();
 }
 
+bool FeedService::WaitsForRows() const {
+  return std::any_of(impl_->sessions.begin(), impl_->sessions.end(),
+                     [](const auto& entry) { return entry.second.reader->waits_for_feeder(); });
+}
+
 void FeedService::RefuseMore() {
   if (impl_->refusal.ok()) impl_->refusal = Cancelled("the node wants no more rows");
   impl_->Pump();

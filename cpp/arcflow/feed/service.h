@@ -73,6 +73,9 @@ class FeedService {
   void OnTick(std::chrono::steady_clock::time_point now);
   static constexpr std::chrono::milliseconds kStuckAfter{500};
 
+  /// Some reader waits for rows, of this rank or others, that only feeders can bring.
+  bool WaitsForRows() const;
+
   /// The node is done or the run is ending: later and parked `acquire`s are refused with CANCELLED.
   void RefuseMore();
   /// Fails every parked and later request of readers, and refuses every `acquire` with this code.

@@ -23,14 +23,21 @@ class ProgressCallback(keras.callbacks.Callback):
         loss last read (NaN until known).
     interval_s
         Least time between two looks at the loss.
+    alive
+        Called after every batch of validation and prediction, where no step is counted.
     """
 
     arcflow_local_logs = True  # this node's own loss will do; see ClusterStrategy
 
     def __init__(
-        self, set_progress: Callable[[int, int, float], object], *, interval_s: float = 0.5
+        self,
+        set_progress: Callable[[int, int, float], object],
+        *,
+        interval_s: float = 0.5,
+        alive: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
+        self._alive = alive or (lambda: None)
         self._set_progress = set_progress
         self._interval_s = interval_s
         self._step = 0
@@ -60,6 +67,14 @@ class ProgressCallback(keras.callbacks.Callback):
         """Report the loss of the epoch."""
         self._read(logs)
         self._set_progress(self._step, epoch, self._loss)
+
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Report that validation goes on."""
+        self._alive()
+
+    def on_predict_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Report that prediction goes on."""
+        self._alive()
 
     def _read(self, logs: Mapping[str, Any] | None) -> None:
         if logs and "loss" in logs:

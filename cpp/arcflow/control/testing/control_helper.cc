@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 
 #include "arcflow/control/coordinator.h"
@@ -78,6 +80,52 @@ int AskForFeed(int broker_fd, NodeLink& link) {
   return link.SetResult((**message).body->dump()).ok() ? 0 : Give("result");
 }
 
+/// glibc finds out and aborts.
+int DoubleFree() {
+  void* volatile memory = std::malloc(2048);
+  void* guard = std::malloc(16);
+  std::free(memory);
+  void* again = memory;
+  std::free(again);
+  std::free(guard);
+  return 0;
+}
+
+/// As TensorFlow ends itself when its coordination service has lost another task.
+int LoseCoordination() {
+  std::fprintf(stderr,
+               "2026-11-28 05:44:44.100000: E coordination_service_agent.cc:1010] Polled an error "
+               "from coordination service\n"
+               "2026-11-28 05:44:44.100001: F client.h:80] Terminating process because the JAX "
+               "distributed service detected fatal errors.\n");
+  std::abort();
+}
+
+void Report(NodeLink& link, int times) {
+  for (int i = 0; i < times; ++i) link.counters()->counters().heartbeat.fetch_add(1);
+}
+
+int StallAfterSteps(NodeLink& link) {
+  link.counters()->counters().user_step = 12;
+  Report(link, 5);
+  SleepForEver();
+}
+
+/// Busy for much longer than the test lets a node stall.
+int BeBusy(NodeLink& link) {
+  Report(link, 5);
+  if (!link.Busy("exporting").ok()) return Give("busy");
+  ::usleep(1'500'000);
+  if (!link.Busy("").ok()) return Give("busy");
+  return link.SetResult("exported").ok() ? 0 : Give("result");
+}
+
+int PrintLines() {
+  for (int i = 0; i < 300; ++i) std::printf("line %d\n", i);
+  std::fflush(stdout);
+  SleepForEver();
+}
+
 int Node(const std::string& mode) {
   if (mode == "early_exit") return 3;
   auto fd = NodeLink::BrokerFdFromEnvironment();
@@ -91,8 +139,25 @@ int Node(const std::string& mode) {
     return 3;
   }
   if (mode == "abort") std::abort();
+  if (mode == "terminate") throw std::out_of_range("index 7");
+  if (mode == "bad_alloc") throw std::bad_alloc();
+  if (mode == "double_free") return DoubleFree();
+  if (mode == "coordination") return LoseCoordination();
+  if (mode == "lines") return PrintLines();
+  if (mode == "stall") return StallAfterSteps(**link);
+  if (mode == "busy") return BeBusy(**link);
+  if (mode == "barrier") {
+    Report(**link, 5);
+    auto never = (*link)->Barrier("b", "", Deadline::AfterSeconds(kTimeout_s));
+    return Give(never.status().ToString());
+  }
   if (mode == "raise") return Fail(**link, false);
   if (mode == "peer_loss") return Fail(**link, true);
+  if (mode == "peer_loss_on_term") {
+    ::signal(SIGTERM, [](int) {});
+    ::pause();
+    return Fail(**link, true);
+  }
   if (mode == "ignore_term") {
     ::signal(SIGTERM, SIG_IGN);
     SleepForEver();

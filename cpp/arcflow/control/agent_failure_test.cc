@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run tells of nodes that really crash, and where their output goes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "arcflow/control/agent_testing.h"
+
+namespace arcflow::control {
+namespace {
+
+using agent_testing::AgentTest;
+using nlohmann::json;
+using ::testing::HasSubstr;
+using testing_support::Eventually;
+
+TEST_F(AgentTest, AnUncaughtExceptionIsToldInItsOwnWords) {
+  LaunchAll({"sleep", "terminate"});
+  const Failure failure = ExpectFailure(1, "signal");
+  EXPECT_EQ(failure.signal, "SIGABRT");
+  EXPECT_EQ(failure.type, "std::out_of_range");
+  EXPECT_THAT(failure.message, HasSubstr("SIGABRT: terminate called after throwing"));
+  EXPECT_THAT(failure.message, HasSubstr("index 7"));
+}
+
+TEST_F(AgentTest, BadAllocIsOutOfMemory) {
+  LaunchAll({"bad_alloc"});
+  EXPECT_EQ(ExpectFailure(0, "out of memory").signal, "SIGABRT");
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(AgentTest, WhatGlibcFoundIsTold) {
+  LaunchAll({"double_free"});
+  EXPECT_THAT(ExpectFailure(0, "signal").message, HasSubstr("free"));
+}
+#endif
+
+TEST_F(AgentTest, ADeathByTheCoordinationServiceIsAConsequence) {
+  LaunchAll({"coordination", "sleep"});
+  AwaitNode(1);
+  NextEvent("started");
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  ::kill(links_[1]->node_pid(), SIGKILL);
+  EXPECT_EQ(ExpectFailure(1, "signal").signal, "SIGKILL");
+}
+
+TEST_F(AgentTest, AFailureShowsSomeLinesAndTheOutcomeMore) {
+  StartCoordinator(1);
+  json config = Config(0, 1, "lines");
+  config["log_tail_lines"] = 5;
+  FeederLink& link = Launch(config);
+  AwaitNode(0);
+  for (;;) {  // while it runs
+    coordinator_->RequestLog(0, 20);
+    const json lines = NextEvent("node_log")["lines"];
+    ASSERT_LE(lines.size(), 20u);
+    if (!lines.empty() && lines.back() == "line 299") {
+      EXPECT_EQ(lines.size(), 20u);
+      break;
+    }
+  }
+  ::kill(link.node_pid(), SIGKILL);
+  const json outcome = OutcomeOf(link);
+  EXPECT_EQ(outcome["failure"]["log_tail"].size(), 5u);
+  EXPECT_EQ(outcome["log"].size(), 300u);
+  EXPECT_EQ(outcome["role"], "chief");
+  EXPECT_EQ(NextEvent("node_log")["lines"].size(), 300u);  // with its bye
+}
+
+TEST_F(AgentTest, TheWholeOutputGoesToAFile) {
+  StartCoordinator(1);
+  json config = Config(0, 1, "lines");
+  const std::string folder = ::testing::TempDir() + "arcflow_logs_" + std::to_string(::getpid());
+  config["log_file"] = folder + "/run/chief-0.log";
+  config["log_tail_lines"] = 1;
+  FeederLink& link = Launch(config);
+  AwaitNode(0);
+  const auto text = [&] {
+    std::ifstream file(folder + "/run/chief-0.log");
+    return std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  };
+  EXPECT_TRUE(Eventually([&] { return text().find("line 299\n") != std::string::npos; }));
+  ::kill(link.node_pid(), SIGKILL);
+  OutcomeOf(link);
+  EXPECT_EQ(text().substr(0, 14), "line 0\nline 1\n");
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(AgentTest, ALogFileThatCannotBeWrittenIsToldBeforeTheStart) {
+  StartCoordinator(1);
+  json config = Config(0, 1, "ok");
+  config["log_file"] = "/proc/nothing/here.log";
+  Launch(config);
+  EXPECT_THAT(ExpectFailure(0, "launch").message, HasSubstr("log_dir: /proc/nothing"));
+}
+
+}  // namespace
+}  // namespace arcflow::control
