@@ -31,7 +31,7 @@ bench: bench-feed  ## every bench
 
 bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/bench/<name>.json
 	@cmake --preset bench -DPython_EXECUTABLE=$(CURDIR)/$(PY) >/dev/null
-	@cmake --build --preset bench --target arcflow_bench_ops --parallel $(JOBS)
+	@cmake --build --preset bench --target arcflow_bench_ops control_load --parallel $(JOBS)
 	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
 
 lint: setup  ## ruff, mypy, codespell, clang-format
@@ -45,10 +45,11 @@ tidy: setup  ## clang-tidy over the whole core (minutes)
 	cmake --build --preset tidy --parallel $(JOBS)
 
 FUZZ_SECONDS ?= 30
+FUZZ_RUNS ?=
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS each, with new inputs under build/fuzz/corpus
 	cmake --preset fuzz >/dev/null
 	cmake --build --preset fuzz --parallel $(JOBS)
-	@tools/fuzz.sh $(FUZZ_SECONDS)
+	@tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_RUNS)
 
 wheel: setup  ## the wheel, into build/wheel
 	@tools/build_wheel.sh
