@@ -99,8 +99,8 @@ def measure(program: Path, size: int, window_s: float, tls: str) -> dict[str, fl
         beats = agents.line("beats")
         agents.say("kill")
         death_s = float(agents.line("told")[0]) / 1000
+        memory = server.memory_mb("VmHWM")  # it ends with the run
         server.line("all_finished")
-        memory = server.memory_mb("VmHWM")
     return {
         "join": join_s,
         "beats": 100 * share,

@@ -158,8 +158,9 @@ void CoordinatorState::BlameTheSilent() {
   failure.host = silent->join.host;
   failure.cause = cause::kTimeout;
   const double silent_s = SecondsSince(silent->last_seen);
-  failure.message = "other nodes lost it, and its agent does not answer (silent for " +
-                    Tenths(silent_s) + " s): its host or network is down, or its process stopped";
+  failure.message = "no heartbeat for " + Tenths(silent_s) +
+                    " s, and its agent does not answer while other nodes have lost it: its host or "
+                    "network is down, or its process stopped";
   failure.time_s = WallSeconds() - silent_s;
   silent->failed = true;
   failures_.push_back(std::move(failure));

@@ -114,7 +114,8 @@ void ChannelImpl::DropSocket() {
 }
 
 void ChannelImpl::RetryOrFinish(const Status& why) {
-  if (server_ || !retry_refused_ || why.code() != Code::kUnavailable) {
+  // Who closed meanwhile does not wait for a server that never comes.
+  if (server_ || !retry_refused_ || drain_requested_ || why.code() != Code::kUnavailable) {
     Finish(why);
     return;
   }
