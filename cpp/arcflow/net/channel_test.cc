@@ -211,6 +211,20 @@ TEST_F(ChannelTest, RefusedConnectionIsRetriedUntilSomebodyListens) {
   EXPECT_TRUE(server.WaitMessages(1));
 }
 
+TEST_F(ChannelTest, CloseEndsTheRetriesThoughAMessageWaits) {
+  const std::uint16_t port = listener->port();
+  listener.reset();
+  std::promise<void> gone;
+  loop->Post([&] { gone.set_value(); });
+  gone.get_future().wait();
+  auto sut = Channel::Connect(*client_loop, "127.0.0.1", port, Options(), client.Callbacks(),
+                              Deadline::After(std::chrono::hours(1)), /*retry_refused=*/true);
+  EXPECT_TRUE(sut->Send({{"op", "last words"}}).ok());
+  std::this_thread::sleep_for(milliseconds(250));  // it tries again and again
+  sut->Close();
+  EXPECT_NE(client.WaitClosed().code(), Code::kUnknown);  // that is: it did not stay open
+}
+
 TEST_F(ChannelTest, RetryEndsAtTheDeadlineAndSaysWhy) {
   const std::uint16_t port = listener->port();
   listener.reset();
