@@ -30,6 +30,7 @@ struct ContextOptions {
   /// resolves. Never all interfaces.
   std::string host = "127.0.0.1";
   int tcp_connections = 4;  // to each peer
+  bool shm_direct = true;   // false: never process_vm_readv, always the shared segment
   int io_threads = 0;       // 0: by the number of processors
   std::size_t max_queued_bytes = std::size_t{64}
                                  << 20;  // messages that wait for one peer, then ResourceExhausted
@@ -37,7 +38,8 @@ struct ContextOptions {
   /// that is gone without a farewell, or a process that is stopped. A killed process is seen at
   /// once.
   std::chrono::nanoseconds silence_limit = std::chrono::seconds(10);
-  std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);  // for whoever connects
+  std::chrono::nanoseconds handshake_timeout =
+      std::chrono::seconds(5);  // for whoever connects, at both ends
   std::chrono::nanoseconds quiesce_timeout = std::chrono::milliseconds(200);  // ucx: see Region
 };
 

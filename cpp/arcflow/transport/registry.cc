@@ -4,7 +4,10 @@
 
 #include <algorithm>
 
+#include "arcflow/transport/backend.h"
 #include "arcflow/transport/counters.h"
+#include "arcflow/transport/shm/shm_backend.h"
+#include "arcflow/transport/tcp/tcp_backend.h"
 
 namespace arcflow::transport {
 namespace {
@@ -46,6 +49,11 @@ std::string_view BackendKindName(BackendKind kind) {
       return "rdma";
   }
   return "";
+}
+
+BackendFactory FindBackend(std::string_view name) {
+  if (name == "shm") return &shm::Make;
+  return &tcp::Make;
 }
 
 Result<BackendChoice> ChooseBackends(const std::vector<std::string>& wanted,

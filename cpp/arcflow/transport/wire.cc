@@ -79,6 +79,7 @@ Bounds BoundsOf(FrameType type) {
     case FrameType::kPong:
     case FrameType::kSlotFree:
     case FrameType::kBye:
+    case FrameType::kReads:
       break;
   }
   return {};

@@ -34,8 +34,9 @@ enum class FrameType : std::uint8_t {
   kPong,
   kSlotFree,  // shm: the slot `ref` may be filled again
   kBye,       // the sender closes: nothing comes after it
+  kReads,      // shm: the sender of this can copy out of the receiver's memory
 };
-inline constexpr auto kLastFrameType = static_cast<std::uint8_t>(FrameType::kBye);
+inline constexpr auto kLastFrameType = static_cast<std::uint8_t>(FrameType::kReads);
 
 struct FrameHeader {
   static constexpr std::uint16_t kMagic = 0x4641;  // "AF"

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+// The conformance suite, second part: deadlines, cancels at every point, peers that are stopped,
+// killed or replaced.
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "arcflow/transport/conformance_cases_testing.h"
+#include "arcflow/transport/conformance_testing.h"
+
+namespace arcflow::transport {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+void Pause(int microseconds) {
+  std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+}
+
+class TransportTrouble : public TransportConformance {};
+
+TEST_P(TransportTrouble, DeadlinePassesWhileThePeerIsStopped) {
+  PeerProcess& peer = AddPeer();
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  const RemoteRegion region = peer.MakeRegion(16 * kMiB);
+  peer.Stop();
+  {
+    std::vector<std::byte> memory(16 * kMiB);
+    PutOptions options;
+    options.deadline = Deadline::AfterSeconds(0.3);
+    const Code put = endpoint->PutAndWait(memory, region, 0, options).code();
+    const Code get = endpoint->GetAndWait(memory, region, 0, Deadline::AfterSeconds(0.3)).code();
+    const Code small = endpoint->PutAndWait({memory.data(), 10}, region, 0, options).code();
+    EXPECT_EQ(put, Code::kDeadlineExceeded);
+    // A backend that can only get its memory back by cutting the peer off says Unavailable then.
+    EXPECT_TRUE(get == Code::kDeadlineExceeded || get == Code::kUnavailable);
+    EXPECT_TRUE(small == Code::kDeadlineExceeded || small == Code::kUnavailable);
+  }
+  EXPECT_FALSE(endpoint->FlushAndWait(Deadline::AfterSeconds(0.1)).ok());
+  peer.Continue();
+  // The connection, or a new one, goes on.
+  const auto again = Connect(peer);
+  ASSERT_NE(again, nullptr);
+  std::vector<std::byte> memory(16 * kMiB);
+  FillPattern(memory, 8);
+  const Status put = again->PutAndWait(memory, region, 0, Patient());
+  EXPECT_TRUE(put.ok()) << put.ToString();
+  EXPECT_EQ(peer.Call("check 0 0 16777216 8"), "16777216");
+}
+
+TEST_P(TransportTrouble, ADeadlineInThePastEndsAtOnce) {
+  PeerProcess& peer = AddPeer();
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  const RemoteRegion region = peer.MakeRegion(kMiB);
+  peer.Stop();
+  std::vector<std::byte> memory(kMiB);
+  PutOptions options;
+  options.deadline = Deadline::After(std::chrono::nanoseconds(-1));
+  EXPECT_EQ(endpoint->PutAndWait(memory, region, 0, options).code(), Code::kDeadlineExceeded);
+  peer.Continue();
+}
+
+// The proof of the memory rule, with a sanitizer for witness: memory is freed as soon as Cancel()
+// returns, whatever point the operation has reached.
+TEST_P(TransportTrouble, CancelledOperationsTouchNoMemory) {
+  PeerProcess& peer = AddPeer();
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  constexpr std::size_t kBytes = 2 * kMiB + 5;
+  const RemoteRegion region = peer.MakeRegion(kBytes, Access::kReadWrite, 6);
+  Outcomes outcomes;
+  constexpr int kRounds = 120;
+  for (int i = 0; i < kRounds; ++i) {
+    auto memory = std::make_unique<std::vector<std::byte>>(kBytes);
+    const OpId op =
+        i % 2 == 0 ? endpoint->Put(*memory, region, 0, Patient(), outcomes.Next())
+                   : endpoint->Get(*memory, region, 0, Soon(), outcomes.Next());
+    Pause(i * 13 % 1500);
+    endpoint->Cancel(op);
+    if (i % 4 == 1) {  // kept a while: nothing may arrive in it
+      std::memset(memory->data(), 0xEE, memory->size());
+      Pause(300);
+      for (const std::byte b : *memory) ASSERT_EQ(b, std::byte{0xEE});
+    }
+  }
+  int cancelled = 0;
+  for (const Status& status : outcomes.Wait()) {
+    EXPECT_TRUE(status.ok() || status.code() == Code::kCancelled) << status.ToString();
+    if (!status.ok()) ++cancelled;
+  }
+  EXPECT_EQ(outcomes.called(), static_cast<std::size_t>(kRounds));
+  EXPECT_GT(cancelled, 0);
+  std::vector<std::byte> memory(kBytes);  // and the connection has survived it
+  FillPattern(memory, 9);
+  const Status put = endpoint->PutAndWait(memory, region, 0, Patient());
+  EXPECT_TRUE(put.ok()) << put.ToString();
+  EXPECT_EQ(peer.Call("check 0 0 " + std::to_string(kBytes) + " 9"), std::to_string(kBytes));
+}
+
+TEST_P(TransportTrouble, CancelledPutsAreNeverTakenForWhole) {
+  PeerProcess& peer = AddPeer();
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  constexpr std::size_t kBytes = 2 * kMiB;
+  const RemoteRegion region = peer.MakeRegion(kBytes);
+  std::vector<std::byte> memory(kBytes);
+  Outcomes outcomes;
+  for (int i = 0; i < 120; ++i) {
+    const auto seed = static_cast<std::uint64_t>(i);
+    FillPattern(memory, seed);
+    PutOptions options = Patient();
+    const std::string notice = "0 0 " + std::to_string(kBytes) + " " + std::to_string(seed);
+    options.notice = notice;
+    options.channel = kVerifyChannel;
+    const OpId op = endpoint->Put(memory, region, 0, options, outcomes.Next());
+    Pause(i * 17 % 1200);
+    endpoint->Cancel(op);
+    std::memset(memory.data(), 0xEE, memory.size());  // a notice for these bytes would be a lie
+    // No overlap with the next: the region is one.
+    ASSERT_TRUE(endpoint->FlushAndWait(Soon()).ok());
+  }
+  outcomes.Wait();
+  const std::string counts = peer.Call("counts");
+  EXPECT_NE(counts.find(" 0 torn"), std::string::npos) << counts;
+}
+
+// The other half of the memory rule: a peer writes and writes; what is deregistered is freed at
+// once, or kept and looked at.
+TEST_P(TransportTrouble, DeregisteredMemoryIsNeverWritten) {
+  PeerProcess& peer = AddPeer();
+  (void)Connect(peer);
+  peer.Call("hammer", Here().address());
+  constexpr std::size_t kBytes = 2 * kMiB + 9;
+  for (int i = 0; i < 80; ++i) {
+    auto memory = std::make_unique<std::vector<std::byte>>(kBytes);
+    auto region = Here().Register(*memory, Access::kReadWrite);
+    ASSERT_TRUE(region.ok());
+    peer.Call("target", region->remote().Serialize());
+    Pause(500 + i * 37 % 2500);
+    region->Deregister();
+    if (i % 4 == 0) {
+      std::memset(memory->data(), 0xEE, memory->size());
+      Pause(500);
+      for (const std::byte b : *memory) ASSERT_EQ(b, std::byte{0xEE});
+    }
+  }
+  EXPECT_NE(peer.Call("rest"), "0");
+}
+
+TEST_P(TransportTrouble, DeregisterDoesNotWaitForAStoppedPeer) {
+  PeerProcess& peer = AddPeer();
+  (void)Connect(peer);
+  std::vector<std::byte> memory(2 * kMiB);
+  auto region = Here().Register(memory, Access::kReadWrite);
+  ASSERT_TRUE(region.ok());
+  peer.Call("target", region->remote().Serialize());
+  peer.Call("hammer", Here().address());
+  Pause(20'000);
+  peer.Stop();
+  region->Deregister();  // returns; ctest's watchdog says when it does not
+  std::memset(memory.data(), 0xEE, memory.size());
+  peer.Continue();
+  Pause(50'000);
+  for (const std::byte b : memory) ASSERT_EQ(b, std::byte{0xEE});
+  peer.Call("rest");
+}
+
+enum class Step { kIdle, kPut, kSmallPut, kGet, kFlush, kIncoming };
+
+class TransportDeath : public TransportConformance {
+ protected:
+  /// Kills the peer `delay` after `step` has begun; every operation must end with Unavailable by
+  /// itself, far before its deadline.
+  void Die(Step step, int delay) {
+    PeerProcess& peer = AddPeer();
+    const auto endpoint = Connect(peer);
+    ASSERT_NE(endpoint, nullptr);
+    std::mutex mutex;
+    std::condition_variable changed;
+    Status down;
+    Here().OnPeerDown([&](const auto& who, const Status& why) {
+      std::lock_guard lock(mutex);
+      if (who == endpoint) down = why;
+      changed.notify_all();
+    });
+    const RemoteRegion region = peer.MakeRegion(32 * kMiB);
+    std::vector<std::byte> memory(32 * kMiB);
+    std::vector<std::byte> ours(2 * kMiB);
+    auto target = Here().Register(ours, Access::kReadWrite);
+    ASSERT_TRUE(target.ok());
+    if (step == Step::kIncoming) {
+      peer.Call("target", target->remote().Serialize());
+      peer.Call("hammer", Here().address());
+    }
+    Outcomes outcomes;
+    std::thread killer([&] {
+      Pause(delay);
+      peer.Kill();
+    });
+    int started = 0;
+    while (step != Step::kIdle && step != Step::kIncoming && endpoint->status().ok()) {
+      if (step == Step::kPut) endpoint->Put(memory, region, 0, Patient(), outcomes.Next());
+      if (step == Step::kGet) endpoint->Get(memory, region, 0, Soon(), outcomes.Next());
+      if (step == Step::kFlush) endpoint->Flush(Soon(), outcomes.Next());
+      if (step == Step::kSmallPut) {
+        endpoint->Put({memory.data(), 100}, region, 0, Patient(), outcomes.Next());
+      }
+      if (++started % 8 == 0) Pause(1000);
+    }
+    for (const Status& status : outcomes.Wait()) {
+      EXPECT_TRUE(status.ok() || status.code() == Code::kUnavailable) << status.ToString();
+    }
+    {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return !down.ok(); });
+      EXPECT_EQ(down.code(), Code::kUnavailable) << down.ToString();
+    }
+    killer.join();
+    EXPECT_EQ(endpoint->Send(kCountChannel, {}).code(), Code::kUnavailable);
+    EXPECT_EQ(endpoint->PutAndWait(memory, region, 0, Patient()).code(), Code::kUnavailable);
+    Here().OnPeerDown({});
+    peers.clear();
+  }
+};
+
+TEST_P(TransportDeath, WhileIdle) { Die(Step::kIdle, 2000); }
+TEST_P(TransportDeath, DuringPuts) {
+  for (const int delay : {0, 700, 3000, 20'000}) Die(Step::kPut, delay);
+}
+TEST_P(TransportDeath, DuringSmallPuts) {
+  for (const int delay : {0, 5000}) Die(Step::kSmallPut, delay);
+}
+TEST_P(TransportDeath, DuringGets) {
+  for (const int delay : {0, 700, 3000, 20'000}) Die(Step::kGet, delay);
+}
+TEST_P(TransportDeath, DuringFlushes) { Die(Step::kFlush, 3000); }
+TEST_P(TransportDeath, WhileItWritesHere) {
+  for (const int delay : {5000, 20'000}) Die(Step::kIncoming, delay);
+}
+
+TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
+  ContextOptions options = Options();
+  PeerProcess& peer = AddPeer(options);
+  options.silence_limit = std::chrono::milliseconds(500);
+  (void)Here(options);
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  const RemoteRegion region = peer.MakeRegion(8 * kMiB);
+  std::vector<std::byte> memory(8 * kMiB);
+  // Alive though idle: pings are answered.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  EXPECT_TRUE(endpoint->status().ok()) << endpoint->status().ToString();
+  peer.Stop();
+  const Status put = endpoint->PutAndWait(memory, region, 0, Patient());
+  EXPECT_EQ(put.code(), Code::kUnavailable) << put.ToString();
+  peer.Continue();
+}
+
+TEST_P(TransportTrouble, ANewPeerDoesNotKnowOldKeys) {
+  PeerProcess& before = AddPeer();
+  PeerProcess& after = AddPeer();
+  const auto old_endpoint = Connect(before);
+  ASSERT_NE(old_endpoint, nullptr);
+  const RemoteRegion old_region = before.MakeRegion(kMiB);
+  before.Kill();
+  const auto endpoint = Connect(after);
+  ASSERT_NE(endpoint, nullptr);
+  const RemoteRegion region = after.MakeRegion(kMiB, Access::kReadWrite, 4);
+  for (const std::size_t n : {std::size_t{100}, kMiB}) {
+    std::vector<std::byte> memory(n);
+    EXPECT_EQ(endpoint->PutAndWait(memory, old_region, 0, Patient()).code(),
+              Code::kInvalidArgument);
+    RemoteRegion forged = old_region;
+    forged.owner = region.owner;
+    EXPECT_EQ(endpoint->PutAndWait(memory, forged, 0, Patient()).code(), Code::kNotFound);
+  }
+  EXPECT_EQ(after.Call("check 0 0 1048576 4"), "1048576");
+  // Nobody answers at the old address.
+  const auto gone = Here().Connect(before.address(), Deadline::AfterSeconds(5));
+  EXPECT_EQ(gone.status().code(), Code::kUnavailable) << gone.status().ToString();
+}
+
+TEST_P(TransportTrouble, CloseEndsOperationsHereAndIsSeenThere) {
+  PeerProcess& peer = AddPeer();
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  const RemoteRegion region = peer.MakeRegion(16 * kMiB);
+  Outcomes outcomes;
+  {
+    std::vector<std::byte> memory(16 * kMiB);
+    for (int i = 0; i < 4; ++i) {
+      endpoint->Put(memory, region, 0, Patient(), outcomes.Next());
+      endpoint->Get(memory, region, 0, Soon(), outcomes.Next());
+    }
+    endpoint->Close();  // gives the memory back
+  }
+  for (const Status& status : outcomes.Wait()) {
+    EXPECT_TRUE(status.ok() || status.code() == Code::kCancelled) << status.ToString();
+  }
+  const auto again = Connect(peer);
+  ASSERT_NE(again, nullptr);
+  EXPECT_NE(again, endpoint);
+  std::vector<std::byte> memory(kMiB);
+  EXPECT_TRUE(again->PutAndWait(memory, region, 0, Patient()).ok());
+  peer.Call("leave", Here().address());  // the peer closes the connection it shares with us
+  const Status after = again->PutAndWait(memory, region, 0, Patient());
+  EXPECT_EQ(after.code(), Code::kUnavailable) << after.ToString();
+}
+
+TEST_P(TransportTrouble, ContextEndsWithOperationsUnderWay) {
+  PeerProcess& peer = AddPeer();
+  Outcomes outcomes;
+  for (int i = 0; i < 5; ++i) {
+    const auto endpoint = Connect(peer);
+    ASSERT_NE(endpoint, nullptr);
+    const RemoteRegion region = peer.MakeRegion(8 * kMiB);
+    std::vector<std::byte> memory(8 * kMiB);
+    std::vector<std::byte> ours(kMiB);
+    auto own = Here().Register(ours, Access::kReadWrite);
+    ASSERT_TRUE(own.ok());
+    endpoint->Put(memory, region, 0, Patient(), outcomes.Next());
+    endpoint->Get(memory, region, 0, Soon(), outcomes.Next());
+    Pause(i * 300);
+    context.reset();  // before its region
+  }
+  for (const Status& status : outcomes.Wait()) {
+    EXPECT_TRUE(status.ok() || status.code() == Code::kCancelled) << status.ToString();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TransportTrouble, ::testing::ValuesIn(ConformanceCases()),
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(All, TransportDeath, ::testing::ValuesIn(ConformanceCases()), CaseName);
+
+}  // namespace
+}  // namespace arcflow::transport
