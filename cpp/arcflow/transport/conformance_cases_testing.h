@@ -2,6 +2,8 @@
 // The ways to run the conformance suite: one for each backend and for each way it moves bytes.
 #pragma once
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -10,6 +12,16 @@
 
 namespace arcflow::transport {
 
+/// Why UCX cannot be tested here; sets what it reads from the environment.
+inline std::string PrepareUcx(const char* transports) {
+  ::setenv("UCX_TLS", transports, 1);
+  ::setenv("UCX_NET_DEVICES", "lo", 1);
+  ::setenv("UCX_WARN_UNUSED_ENV_VARS", "n", 1);
+  void* library = ::dlopen("libucp.so.0", RTLD_LAZY | RTLD_LOCAL);
+  if (library == nullptr) return "libucp.so.0 (package libucx0) is not installed";
+  return "";
+}
+
 /// ARC_CONFORMANCE=rdma adds the case that needs a device (tools/rdma_guest).
 inline std::vector<ConformanceCase> ConformanceCases() {
   std::vector<ConformanceCase> cases;
@@ -17,6 +29,9 @@ inline std::vector<ConformanceCase> ConformanceCases() {
   cases.push_back({"ShmSlots", {"shm"}, [](ContextOptions* o) { o->shm_direct = false; }, {}});
   cases.push_back({"Tcp", {"tcp"}, {}, {}});
   cases.push_back({"TcpThreads", {"tcp"}, [](ContextOptions* o) { o->io_threads = 3; }, {}});
+  cases.push_back({"UcxTcp", {"ucx"}, {}, [] { return PrepareUcx("tcp"); }});
+  const char* extra = std::getenv("ARC_CONFORMANCE");
+  if (extra != nullptr && std::string(extra) == "rdma") cases.push_back({"Rdma", {"rdma"}, {}, {}});
   return cases;
 }
 

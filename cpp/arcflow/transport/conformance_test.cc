@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The conformance suite and its backends: bytes, order, refusals. conformance_trouble_test.cc has
 // deadlines, cancels and deaths.
-#include "arcflow/transport/conformance_testing.h"
-
 #include <cstring>
 #include <thread>
 
 #include "arcflow/transport/conformance_cases_testing.h"
+#include "arcflow/transport/conformance_testing.h"
 
 namespace arcflow::transport {
 namespace {

@@ -74,9 +74,8 @@ TEST_P(TransportTrouble, CancelledOperationsTouchNoMemory) {
   constexpr int kRounds = 120;
   for (int i = 0; i < kRounds; ++i) {
     auto memory = std::make_unique<std::vector<std::byte>>(kBytes);
-    const OpId op =
-        i % 2 == 0 ? endpoint->Put(*memory, region, 0, Patient(), outcomes.Next())
-                   : endpoint->Get(*memory, region, 0, Soon(), outcomes.Next());
+    const OpId op = i % 2 == 0 ? endpoint->Put(*memory, region, 0, Patient(), outcomes.Next())
+                               : endpoint->Get(*memory, region, 0, Soon(), outcomes.Next());
     Pause(i * 13 % 1500);
     endpoint->Cancel(op);
     if (i % 4 == 1) {  // kept a while: nothing may arrive in it
@@ -330,8 +329,7 @@ TEST_P(TransportTrouble, ContextEndsWithOperationsUnderWay) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, TransportTrouble, ::testing::ValuesIn(ConformanceCases()),
-                         CaseName);
+INSTANTIATE_TEST_SUITE_P(All, TransportTrouble, ::testing::ValuesIn(ConformanceCases()), CaseName);
 INSTANTIATE_TEST_SUITE_P(All, TransportDeath, ::testing::ValuesIn(ConformanceCases()), CaseName);
 
 }  // namespace

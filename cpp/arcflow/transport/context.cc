@@ -29,8 +29,8 @@ int DefaultIoThreads() {
 Status CheckOptions(const ContextOptions& options) {
   if (options.secret.size() < net::Handshake::kMinSecretBytes) {
     return InvalidArgument("the run secret has " + std::to_string(options.secret.size()) +
-                           " bytes, at least " +
-                           std::to_string(net::Handshake::kMinSecretBytes) + " are needed");
+                           " bytes, at least " + std::to_string(net::Handshake::kMinSecretBytes) +
+                           " are needed");
   }
   if (options.io_threads < 0 || options.io_threads > kMaxIoThreads) {
     return InvalidArgument("io_threads must lie between 0 and " + std::to_string(kMaxIoThreads));

@@ -81,7 +81,7 @@ struct Core {
   std::shared_ptr<RegionTable> regions;
   std::vector<std::unique_ptr<Reactor>> reactors;  // at least one
   Hook<Context::PeerDown> peer_down;
-  std::function<void(std::shared_ptr<Session>)> adopt;    // a session is up; set before it starts
+  std::function<void(std::shared_ptr<Session>)> adopt;  // a session is up; set before it starts
   std::function<void(const std::shared_ptr<Session>&)> forget;  // and has gone down
 
   Hook<MessageHandler>& HookOf(Channel channel) {

@@ -46,9 +46,10 @@ struct PutOptions {
 /// its notice, or follows its `done`.
 ///
 /// Memory rule: `from` and `into` belong to the transport until `done` is called or Cancel()
-/// returned; from then on it neither reads nor writes them. The bytes of a Put that did not succeed
-/// may have been written in part, in whole or not at all; its notice is then not delivered
-/// (exception: after DeadlineExceeded and Unavailable the peer may have had all of it).
+/// returned; from then on it neither reads nor writes them. A Put that did not end with OK may have
+/// written all of its bytes, some or none, and, at the peer, goes on to do so for a while: until a
+/// Flush() that is started afterwards has ended. But if its notice is delivered, the bytes are
+/// whole and what they were before `done`.
 ///
 /// Errors given to `done`: InvalidArgument (larger than the region, region of another node, wrong
 /// access; before anything is sent), NotFound (the peer has no such region any more, or never had),
@@ -69,8 +70,9 @@ class Endpoint : public std::enable_shared_from_this<Endpoint> {
   /// Reads from the peer's region at `offset_bytes` into `into`.
   virtual OpId Get(std::span<std::byte> into, const RemoteRegion& from, std::uint64_t offset_bytes,
                    Deadline deadline, Done done) = 0;
-  /// `done(OK)` when every operation started before on this endpoint has ended (well or not) and
-  /// every message sent before has been handed to its handler.
+  /// `done(OK)` when every operation started before on this endpoint has ended (well or not), none
+  /// of them will touch the peer's memory any more (cancelled ones included), and every message
+  /// sent before has been handed to its handler.
   virtual OpId Flush(Deadline deadline, Done done) = 0;
   /// Sends a message; the bytes are copied. OK means queued: Flush() or an answer tells more.
   /// Errors: InvalidArgument over kMaxMessageBytes, ResourceExhausted when
@@ -81,7 +83,8 @@ class Endpoint : public std::enable_shared_from_this<Endpoint> {
   /// will be called exactly once: with Cancelled, or with the outcome if that came first. No-op for
   /// one that has ended. Cost: waits for one running copy, never for the peer (ucx: see Region).
   virtual void Cancel(OpId op) = 0;
-  /// Ends the connection; every operation gets Cancelled. The peer sees Unavailable. Idempotent.
+  /// Ends the connection; every operation gets Cancelled, inside this call. The peer sees
+  /// Unavailable. Idempotent.
   virtual void Close() = 0;
 
   /// OK while the connection is up, else why it is not.

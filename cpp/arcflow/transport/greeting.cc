@@ -108,21 +108,20 @@ Result<Hello> GreetAsClient(int socket, const std::string& secret, const Hello& 
     auto bytes = ReceiveBytes(socket, handshake.wanted(), nullptr, deadline);
     if (!bytes.ok()) {
       if (proof_sent && bytes.status().code() == Code::kUnavailable) {
-        return Unauthenticated("the peer refused our proof: it belongs to a run with another "
-                               "secret");
+        return Unauthenticated(
+            "the peer refused our proof: it belongs to a run with another "
+            "secret");
       }
       return bytes.status();
     }
-    ARC_TRY(handshake
-                .Feed({reinterpret_cast<const std::byte*>(bytes->data()), bytes->size()})
+    ARC_TRY(handshake.Feed({reinterpret_cast<const std::byte*>(bytes->data()), bytes->size()})
                 .status());
     ARC_TRY(SendBytes(socket, handshake.TakeOutput(), -1, deadline));
   }
   ARC_TRY(SendBytes(socket, mine.Serialize(), pass_fd, deadline));
   ARC_ASSIGN(const std::string length, ReceiveBytes(socket, 4, fds, deadline));
-  ARC_ASSIGN(const std::size_t n,
-             Hello::ParseLength(std::span<const std::byte, 4>(
-                 reinterpret_cast<const std::byte*>(length.data()), 4)));
+  ARC_ASSIGN(const std::size_t n, Hello::ParseLength(std::span<const std::byte, 4>(
+                                      reinterpret_cast<const std::byte*>(length.data()), 4)));
   ARC_ASSIGN(const std::string body, ReceiveBytes(socket, n, fds, deadline));
   return Hello::Parse(body);
 }
@@ -255,11 +254,11 @@ Result<bool> Acceptor::Advance(Pending* pending) {
       pending->hello.append(bytes.data(), got);
       continue;
     }
-    ARC_TRY(pending->handshake.Feed({reinterpret_cast<const std::byte*>(bytes.data()), got})
-                .status());
+    ARC_TRY(
+        pending->handshake.Feed({reinterpret_cast<const std::byte*>(bytes.data()), got}).status());
     const std::string out = pending->handshake.TakeOutput();
-    ARC_TRY(SendBytes(pending->socket.get(), out, -1,
-                      Deadline::After(std::chrono::nanoseconds(0))));
+    ARC_TRY(
+        SendBytes(pending->socket.get(), out, -1, Deadline::After(std::chrono::nanoseconds(0))));
   }
 }
 

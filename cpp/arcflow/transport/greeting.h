@@ -41,8 +41,8 @@ struct Guest {
 
 /// Accepts on a listening socket. A stranger costs a descriptor and a hundred bytes for at most
 /// ContextOptions::handshake_timeout; kMaxPending of them at once.
-/// Threads: Close and Tick from any; `accepted` on the reactor's thread. Lifetime: the reactor keeps
-/// it until Close().
+/// Threads: Close and Tick from any; `accepted` on the reactor's thread. Lifetime: the reactor
+/// keeps it until Close().
 class Acceptor : public std::enable_shared_from_this<Acceptor> {
  public:
   static constexpr std::size_t kMaxPending = 256;

@@ -16,8 +16,8 @@ namespace arcflow::transport {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{256} << 10;
-constexpr std::size_t kReadsPerWake = 16;   // then other lanes of the thread have their turn
-constexpr std::size_t kPiecesPerPump = 4;   // likewise
+constexpr std::size_t kReadsPerWake = 16;  // then other lanes of the thread have their turn
+constexpr std::size_t kPiecesPerPump = 4;  // likewise
 constexpr std::size_t kDiscardBytes = std::size_t{64} << 10;
 
 /// Zeros, sent instead of payload whose memory has been given back.
@@ -313,8 +313,7 @@ Status Lane::ParseBuffer() {
   const auto owner = owner_.lock();
   while (owner != nullptr && !in_payload_ && !closed_) {
     if (end_ - begin_ < sizeof(FrameHeader)) return Status::Ok();
-    ARC_ASSIGN(const FrameHeader header,
-               DecodeHeader({buffer_.data() + begin_, end_ - begin_}));
+    ARC_ASSIGN(const FrameHeader header, DecodeHeader({buffer_.data() + begin_, end_ - begin_}));
     const std::size_t length = sizeof(FrameHeader) + header.inline_bytes;
     if (end_ - begin_ < length) return Status::Ok();  // fits: inline bytes are bounded
     const std::string_view body(

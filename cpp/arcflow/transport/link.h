@@ -20,13 +20,13 @@ namespace arcflow::transport {
 struct Outgoing {
   FrameHeader piece;  // type, op, key, total; offset is that of the first byte
   const std::byte* data = nullptr;
-  std::shared_ptr<void> holder;  // keeps the gate
-  Gate* gate = nullptr;          // hold it while reading data
+  std::shared_ptr<void> holder;      // keeps the gate
+  Gate* gate = nullptr;              // hold it while reading data
   std::atomic<bool> aborted{false};  // the peer wants no more of it
 
   // The link's own; next and in_flight under its lock.
-  std::uint64_t next = 0;      // first byte that is in no piece yet
-  std::uint32_t in_flight = 0;  // pieces handed out and not finished
+  std::uint64_t next = 0;         // first byte that is in no piece yet
+  std::uint32_t in_flight = 0;    // pieces handed out and not finished
   std::atomic<bool> torn{false};  // a piece could not be read whole: must not be committed
 };
 

@@ -88,8 +88,8 @@ class PeerServer {
       (void)from->Send(kEchoChannel, bytes);
     });
     context_->Handle(kVerifyChannel, [this](const auto&, std::span<const std::byte> bytes) {
-      std::istringstream words(std::string(reinterpret_cast<const char*>(bytes.data()),
-                                           bytes.size()));
+      std::istringstream words(
+          std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
       std::uint64_t index = 0, offset = 0, size = 0, seed = 0;
       words >> index >> offset >> size >> seed;
       const std::span<std::byte> memory(memory_[index]->bytes);

@@ -8,6 +8,9 @@
 #include "arcflow/transport/counters.h"
 #include "arcflow/transport/shm/shm_backend.h"
 #include "arcflow/transport/tcp/tcp_backend.h"
+#ifdef ARC_HAVE_UCX
+#include "arcflow/transport/ucx/ucx_backend.h"
+#endif
 
 namespace arcflow::transport {
 namespace {
@@ -51,8 +54,20 @@ std::string_view BackendKindName(BackendKind kind) {
   return "";
 }
 
+#ifndef ARC_HAVE_UCX
+Result<std::unique_ptr<Backend>> NotBuilt(std::shared_ptr<Core>) {
+  return Unavailable("built without UCX: its headers (package libucx-dev) were not found");
+}
+#endif
+
 BackendFactory FindBackend(std::string_view name) {
   if (name == "shm") return &shm::Make;
+#ifdef ARC_HAVE_UCX
+  if (name == "ucx") return &ucx::Make;
+  if (name == "rdma") return &ucx::MakeRdma;
+#else
+  if (name == "ucx" || name == "rdma") return &NotBuilt;
+#endif
   return &tcp::Make;
 }
 

@@ -93,8 +93,8 @@ OpId Session::Put(std::span<const std::byte> from, const RemoteRegion& to,
   op->notice = options.notice;
   Status refused = CheckRemote(to, offset_bytes, from.size(), Access::kWrite);
   if (options.notice.size() > kMaxMessageBytes) {
-    refused = InvalidArgument("a notice has at most " + std::to_string(kMaxMessageBytes) +
-                              " bytes");
+    refused =
+        InvalidArgument("a notice has at most " + std::to_string(kMaxMessageBytes) + " bytes");
   }
   if (!Begin(op, refused)) return op->id;
 
@@ -106,12 +106,18 @@ OpId Session::Put(std::span<const std::byte> from, const RemoteRegion& to,
   header.channel = options.channel;
   if (from.size() <= kSmallBytes) {
     GatePass pass(&op->gate);  // false: ended already, by a deadline in the past or a dead peer
-    if (!pass) return op->id;
+    if (!pass) {
+      Settle(op->id, op);
+      return op->id;
+    }
     header.type = FrameType::kPut;
     link_->SendFrame(header, Text(from), op->notice);
   } else if (link_->peer_reads_us()) {
     GatePass pass(&op->gate);
-    if (!pass) return op->id;
+    if (!pass) {
+      Settle(op->id, op);
+      return op->id;
+    }
     ValidityTable::Word* word = core_->regions->words().Take();
     const Validity validity{reinterpret_cast<std::uint64_t>(word),
                             word->load(std::memory_order_relaxed)};
@@ -216,10 +222,8 @@ void Session::End(const std::shared_ptr<Op>& op, const Status& status) {
   {
     std::lock_guard lock(mutex_);
     ops_.erase(op->id);
-    if (!ops_.empty()) {
-      const auto& first = ops_.begin()->second;
-      if (first->kind == Op::Kind::kFlush && first->answered) flush = first;
-    }
+    if (op->kind == Op::Kind::kPut && !op->answered && status_.ok()) trailing_.insert(op->id);
+    flush = FlushedLocked();
   }
   ended_.notify_all();
   if (!op->deadline.infinite()) core_->reactors.front()->WantTicks(-1);
@@ -232,6 +236,25 @@ void Session::End(const std::shared_ptr<Op>& op, const Status& status) {
   }
   op->done(status.ok() ? status : status.WithContext(Describe(*op)));
   op->done = nullptr;  // what it captured need not live as long as a queued piece
+  if (flush != nullptr) End(flush, Status::Ok());
+}
+
+std::shared_ptr<Session::Op> Session::FlushedLocked() const {
+  if (ops_.empty()) return nullptr;
+  const auto& first = ops_.begin()->second;
+  const bool done = first->kind == Op::Kind::kFlush && first->answered && !first->ending &&
+                    (trailing_.empty() || *trailing_.begin() > first->id);
+  return done ? first : nullptr;
+}
+
+void Session::Settle(OpId id, const std::shared_ptr<Op>& op) {
+  std::shared_ptr<Op> flush;
+  {
+    std::lock_guard lock(mutex_);
+    if (op != nullptr) op->answered = true;
+    trailing_.erase(id);
+    flush = FlushedLocked();
+  }
   if (flush != nullptr) End(flush, Status::Ok());
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -75,6 +76,10 @@ class Session final : public Endpoint {
   /// Enters it into ops_, or hands `done` the reason why not.
   bool Begin(const std::shared_ptr<Op>& op, const Status& refused);
   void End(const std::shared_ptr<Op>& op, const Status& status);
+  /// Nothing of this put will reach the peer's memory any more. `op`: while it is in ops_.
+  void Settle(OpId id, const std::shared_ptr<Op>& op);
+  /// The flush that has nothing left to wait for, if any.
+  std::shared_ptr<Op> FlushedLocked() const;
   void SendAbort(const Op& op);
   std::shared_ptr<Op> FindOp(OpId id);
   std::string Describe(const Op& op) const;
@@ -110,6 +115,7 @@ class Session final : public Endpoint {
   Status status_;
   OpId next_op_ = 1;
   std::map<OpId, std::shared_ptr<Op>> ops_;
+  std::set<OpId> trailing_;  // puts that ended here before the peer's answer came
   std::unordered_map<std::uint64_t, Incoming> incoming_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Outgoing>> serving_;  // gets of the peer
 };
@@ -128,7 +134,7 @@ struct Session::Op {
   ValidityTable::Word* word = nullptr;
   // Under the session's lock.
   std::uint64_t received = 0;  // get: bytes placed
-  bool answered = false;       // get: all have been sent; flush: the peer has answered
+  bool answered = false;       // get: all have been sent; put, flush: the peer has answered
   bool ending = false;
 };
 

@@ -97,8 +97,7 @@ void Session::OnMessage(const FrameHeader& header, std::string_view body) {
 
 Status Session::OnPut(const FrameHeader& header, std::string_view body) {
   Status status;
-  auto record =
-      core_->regions->Check(header.key, header.offset, header.total, Access::kWrite);
+  auto record = core_->regions->Check(header.key, header.offset, header.total, Access::kWrite);
   if (!record.ok()) {
     status = record.status();
     core_->counters.refused.fetch_add(1, std::memory_order_relaxed);
@@ -124,8 +123,7 @@ Place Session::BeginPiece(const FrameHeader& header) {
 }
 
 Place Session::BeginPutPiece(const FrameHeader& header) {
-  const std::uint64_t n =
-      header.type == FrameType::kPutRef ? header.total : header.payload_bytes;
+  const std::uint64_t n = header.type == FrameType::kPutRef ? header.total : header.payload_bytes;
   auto record = core_->regions->Check(header.key, header.offset, n, Access::kWrite);
   std::lock_guard lock(mutex_);
   if (!status_.ok()) return {};
@@ -181,8 +179,7 @@ void Session::EndPiece(const FrameHeader& header, const Status& placed) {
   const auto it = incoming_.find(header.op);
   if (it == incoming_.end()) return;
   Incoming& incoming = it->second;
-  incoming.received +=
-      header.type == FrameType::kPutRef ? header.total : header.payload_bytes;
+  incoming.received += header.type == FrameType::kPutRef ? header.total : header.payload_bytes;
   if (incoming.failure.ok()) incoming.failure = placed;
   if (!incoming.ended || incoming.received < incoming.expected) return;
   Incoming done = std::move(incoming);
@@ -213,8 +210,7 @@ Status Session::OnPutEnd(const FrameHeader& header, std::string_view notice) {
 }
 
 void Session::FinishIncoming(std::uint64_t op, Incoming done) {
-  if (done.aborted) return;
-  Status status = done.failure;
+  Status status = done.aborted ? Cancelled("the put was called off") : done.failure;
   if (status.ok() && done.received != done.expected) {
     status = InvalidArgument("the pieces of the put are longer than the whole");
   }
@@ -227,9 +223,11 @@ void Session::FinishIncoming(std::uint64_t op, Incoming done) {
 
 Status Session::OnPutAck(const FrameHeader& header, std::string_view body) {
   const std::shared_ptr<Op> op = FindOp(header.op);
-  if (op == nullptr) return Status::Ok();  // ended here before
-  if (op->kind != Op::Kind::kPut) return InvalidArgument("answer to a put that was none");
-  End(op, FromPeer(header, body));
+  if (op != nullptr && op->kind != Op::Kind::kPut) {
+    return InvalidArgument("answer to a put that was none");
+  }
+  Settle(header.op, op);
+  if (op != nullptr) End(op, FromPeer(header, body));
   return Status::Ok();
 }
 
@@ -248,8 +246,7 @@ Status Session::OnGet(const FrameHeader& header) {
   if (header.total <= kSmallBytes) {
     GatePass pass(&region.gate);
     if (!pass) {
-      Answer(FrameType::kGetDone, header.op, header.total,
-             Revoked());
+      Answer(FrameType::kGetDone, header.op, header.total, Revoked());
       return Status::Ok();
     }
     reply.type = FrameType::kGetDone;
@@ -317,13 +314,13 @@ void Session::OnGetAbort(const FrameHeader& header) {
 void Session::OnFlushAck(const FrameHeader& header) {
   const std::shared_ptr<Op> op = FindOp(header.op);
   if (op == nullptr || op->kind != Op::Kind::kFlush) return;
-  bool first = false;
+  std::shared_ptr<Op> flush;
   {
     std::lock_guard lock(mutex_);
     op->answered = true;
-    first = !ops_.empty() && ops_.begin()->first == op->id;
+    flush = FlushedLocked();
   }
-  if (first) End(op, Status::Ok());
+  if (flush != nullptr) End(flush, Status::Ok());
 }
 
 void Session::OnSent(const std::shared_ptr<Outgoing>& outgoing) {
@@ -334,8 +331,7 @@ void Session::OnSent(const std::shared_ptr<Outgoing>& outgoing) {
       serving_.erase(piece.op);
     }
     if (outgoing->torn) {
-      Answer(FrameType::kGetDone, piece.op, piece.total,
-             Revoked());
+      Answer(FrameType::kGetDone, piece.op, piece.total, Revoked());
     } else if (!outgoing->aborted) {
       count().bytes_sent.fetch_add(piece.total, std::memory_order_relaxed);
       Answer(FrameType::kGetDone, piece.op, piece.total, Status::Ok());

@@ -34,7 +34,7 @@ enum class FrameType : std::uint8_t {
   kPong,
   kSlotFree,  // shm: the slot `ref` may be filled again
   kBye,       // the sender closes: nothing comes after it
-  kReads,      // shm: the sender of this can copy out of the receiver's memory
+  kReads,     // shm: the sender of this can copy out of the receiver's memory
 };
 inline constexpr auto kLastFrameType = static_cast<std::uint8_t>(FrameType::kReads);
 

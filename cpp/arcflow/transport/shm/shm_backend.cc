@@ -75,8 +75,8 @@ class ShmBackend final : public Backend {
   /// What the other side's hello and socket tell.
   static Result<ShmPeer> Meet(const Core& core, int socket, const Hello& theirs,
                               const std::vector<Fd>& fds);
-  static std::shared_ptr<ShmLink> MakeSession(const std::shared_ptr<Core>& core,
-                                              const NodeId& node, Fd socket, ShmPeer peer,
+  static std::shared_ptr<ShmLink> MakeSession(const std::shared_ptr<Core>& core, const NodeId& node,
+                                              Fd socket, ShmPeer peer,
                                               std::shared_ptr<Session>* session);
 
   const std::shared_ptr<Core> core_;
@@ -134,8 +134,8 @@ void ShmBackend::Accept(const std::shared_ptr<Core>& core, const std::shared_ptr
   const auto none = Deadline::After(std::chrono::nanoseconds(0));  // a fresh socket has room
   if (!SendBytes(guest.socket.get(), mine.Serialize(), slots->first.get(), none).ok()) return;
   std::shared_ptr<Session> session;
-  const auto link = MakeSession(core, guest.hello.node, std::move(guest.socket),
-                                std::move(*peer), &session);
+  const auto link =
+      MakeSession(core, guest.hello.node, std::move(guest.socket), std::move(*peer), &session);
   if (const Status status = link->Start(); !status.ok()) session->OnLinkDown(status);
 }
 

@@ -129,8 +129,7 @@ void ShmLink::RunPulls() {
 }
 
 std::optional<Status> ShmLink::PullSlice(Pull* pull) {
-  const std::size_t n =
-      std::min<std::uint64_t>(kSliceBytes, pull->header.total - pull->done);
+  const std::size_t n = std::min<std::uint64_t>(kSliceBytes, pull->header.total - pull->done);
   Status status;
   {
     GatePass pass(pull->place.gate);
@@ -142,8 +141,8 @@ std::optional<Status> ShmLink::PullSlice(Pull* pull) {
   // cleared before it does. acquire: the word must not be read before the bytes.
   std::atomic_thread_fence(std::memory_order_acquire);
   std::uint64_t word = 0;
-  status = peer_.memory.Read(pull->validity.address, reinterpret_cast<std::byte*>(&word),
-                             sizeof(word));
+  status =
+      peer_.memory.Read(pull->validity.address, reinterpret_cast<std::byte*>(&word), sizeof(word));
   if (!status.ok()) return status;
   if (word != pull->validity.value || word == 0) {
     return NotFound("the source was given back meanwhile");
@@ -226,8 +225,7 @@ void ShmLink::FillSlots() {
 // False when it was the last piece, or there will be no more.
 bool ShmLink::FillSlot(const std::shared_ptr<Outgoing>& outgoing) {
   FrameHeader header = outgoing->piece;
-  const std::size_t n =
-      std::min<std::uint64_t>(kSlotBytes, outgoing->piece.total - outgoing->next);
+  const std::size_t n = std::min<std::uint64_t>(kSlotBytes, outgoing->piece.total - outgoing->next);
   const std::uint16_t slot = free_.back();
   {
     GatePass pass(outgoing->aborted ? nullptr : outgoing->gate);

@@ -33,9 +33,7 @@ struct ShmPeer {
 
 /// Frames over a Unix socket; payload is copied out of the peer, or goes through slots.
 /// Threads: any; copies on the reactor's thread. Lifetime: its session, its lane's reactor.
-class ShmLink final : public Link,
-                      public LaneOwner,
-                      public std::enable_shared_from_this<ShmLink> {
+class ShmLink final : public Link, public LaneOwner, public std::enable_shared_from_this<ShmLink> {
  public:
   ShmLink(std::weak_ptr<Session> session, std::shared_ptr<Lane> lane, Reactor& reactor,
           ShmPeer peer);

@@ -19,14 +19,15 @@ constexpr std::size_t kMaxHalfOpen = 256;
 class TcpBackend final : public Backend {
  public:
   TcpBackend(std::shared_ptr<Core> core, std::string where)
-      : core_(std::move(core)), where_(std::move(where)), half_open_(std::make_shared<HalfOpen>()) {}
+      : core_(std::move(core)),
+        where_(std::move(where)),
+        half_open_(std::make_shared<HalfOpen>()) {}
 
   Status Start(Fd listener) {
-    ARC_ASSIGN(acceptor_,
-               Acceptor::Start(std::move(listener), core_, *core_->reactors.front(),
-                               [core = core_, half_open = half_open_](Guest guest) {
-                                 Accept(core, *half_open, std::move(guest));
-                               }));
+    ARC_ASSIGN(acceptor_, Acceptor::Start(std::move(listener), core_, *core_->reactors.front(),
+                                          [core = core_, half_open = half_open_](Guest guest) {
+                                            Accept(core, *half_open, std::move(guest));
+                                          }));
     return Status::Ok();
   }
 
@@ -48,8 +49,7 @@ class TcpBackend final : public Backend {
 
   static void Accept(const std::shared_ptr<Core>& core, HalfOpen& half_open, Guest guest);
   static Result<std::shared_ptr<Session>> MakeSession(const std::shared_ptr<Core>& core,
-                                                      const NodeId& peer,
-                                                      std::vector<Fd> sockets,
+                                                      const NodeId& peer, std::vector<Fd> sockets,
                                                       std::shared_ptr<TcpLink>* link);
 
   const std::shared_ptr<Core> core_;
@@ -126,8 +126,8 @@ Result<std::shared_ptr<Session>> TcpBackend::Connect(std::string_view where, con
   for (std::uint16_t lane = 0; lane < mine.lanes; ++lane) {
     mine.lane = lane;
     ARC_ASSIGN(Fd socket, DialTcp(where, deadline));
-    ARC_ASSIGN(const Hello theirs, GreetAsClient(socket.get(), core_->options.secret, mine, -1,
-                                                 nullptr, deadline));
+    ARC_ASSIGN(const Hello theirs,
+               GreetAsClient(socket.get(), core_->options.secret, mine, -1, nullptr, deadline));
     if (theirs.node != node) {
       return Unavailable("another process listens at " + std::string(where) +
                          " now; the peer is gone");

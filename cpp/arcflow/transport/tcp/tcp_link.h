@@ -17,9 +17,7 @@ namespace arcflow::transport::tcp {
 
 /// Frames go over the first lane; pieces over whichever has room, so that a slow one gets fewer.
 /// Threads: any. Lifetime: its session and, while they run, its lanes' reactors.
-class TcpLink final : public Link,
-                      public LaneOwner,
-                      public std::enable_shared_from_this<TcpLink> {
+class TcpLink final : public Link, public LaneOwner, public std::enable_shared_from_this<TcpLink> {
  public:
   static constexpr std::size_t kPieceBytes = std::size_t{512} << 10;
 
