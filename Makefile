@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := build/venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format tidy fuzz wheel install develop clean distclean
+.PHONY: help setup demo test rdma-test bench lint format tidy fuzz wheel install develop clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t' -l 2 2>/dev/null || grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: setup  ## what CI runs: lint, native tests plain and under sanitizers, whe
 
 test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest
 	@tools/ci.sh $*
+
+rdma-test: setup  ## the transport over real verbs: boots a guest with Soft-RoCE (minutes); not part of `make test`
+	@tools/setup.sh apt requirements/apt-rdma.txt
+	@tools/ci.sh rdma
 
 bench: bench-feed  ## every bench
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes a fresh machine ready: distribution packages and the virtual environment. Repeatable; does only what is missing.
-# usage: tools/setup.sh apt | venv <requirements file>...
+# usage: tools/setup.sh apt [package list] | venv <requirements file>...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -10,7 +10,7 @@ say() { printf '== %s\n' "$*"; }
 
 setup_apt() {
   local wanted missing=()
-  mapfile -t wanted < <(grep -vE '^\s*(#|$)' requirements/apt.txt)
+  mapfile -t wanted < <(grep -vE '^\s*(#|$)' "${1:-requirements/apt.txt}")
   # A virtual environment needs ensurepip, an extension needs Python.h: both may come with a Python that is not Debian's.
   python3 -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
   [ -e "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || wanted+=(python3-dev)
@@ -54,7 +54,7 @@ setup_venv() {
 }
 
 case ${1:-} in
-  apt) setup_apt ;;
+  apt) shift && setup_apt "$@" ;;
   venv) shift && setup_venv "$@" ;;
-  *) echo "usage: $0 apt | venv <requirements file>..." >&2; exit 2 ;;
+  *) echo "usage: $0 apt [package list] | venv <requirements file>..." >&2; exit 2 ;;
 esac

@@ -25,13 +25,20 @@ inline std::string PrepareUcx(const char* transports) {
 /// ARC_CONFORMANCE=rdma adds the case that needs a device (tools/rdma_guest).
 inline std::vector<ConformanceCase> ConformanceCases() {
   std::vector<ConformanceCase> cases;
-  cases.push_back({"Shm", {"shm"}, {}, {}});
-  cases.push_back({"ShmSlots", {"shm"}, [](ContextOptions* o) { o->shm_direct = false; }, {}});
-  cases.push_back({"Tcp", {"tcp"}, {}, {}});
-  cases.push_back({"TcpThreads", {"tcp"}, [](ContextOptions* o) { o->io_threads = 3; }, {}});
-  cases.push_back({"UcxTcp", {"ucx"}, {}, [] { return PrepareUcx("tcp"); }});
+  cases.push_back({"Shm", {"shm"}, {}, {}, ""});
+  cases.push_back({"ShmSlots", {"shm"}, [](ContextOptions* o) { o->shm_direct = false; }, {}, ""});
+  cases.push_back({"Tcp", {"tcp"}, {}, {}, ""});
+  cases.push_back({"TcpThreads", {"tcp"}, [](ContextOptions* o) { o->io_threads = 3; }, {}, ""});
+  cases.push_back(
+      {"UcxTcp",
+       {"ucx"},
+       {},
+       [] { return PrepareUcx("tcp"); },
+       "UCX's own TCP transport asserts and ends the process when a connection that has "
+       "data both ways is reset (seen with 1.13.1, stubs.c:96); verbs have no such state"});
   const char* extra = std::getenv("ARC_CONFORMANCE");
-  if (extra != nullptr && std::string(extra) == "rdma") cases.push_back({"Rdma", {"rdma"}, {}, {}});
+  if (extra != nullptr && std::string(extra) == "rdma")
+    cases.push_back({"Rdma", {"rdma"}, {}, {}, ""});
   return cases;
 }
 

@@ -23,6 +23,7 @@ struct ConformanceCase {
   std::vector<std::string> backends;
   std::function<void(ContextOptions*)> adjust;  // may be empty
   std::function<std::string()> prepare;         // why it cannot run here, "" if it can
+  std::string no_resets;  // why tests that break connections under load cannot run, "" if they can
 };
 
 inline void PrintTo(const ConformanceCase& c, std::ostream* out) { *out << c.name; }
@@ -73,6 +74,13 @@ class TransportConformance : public ::testing::TestWithParam<ConformanceCase> {
     if (GetParam().prepare) {
       if (const std::string why = GetParam().prepare(); !why.empty()) GTEST_SKIP() << why;
     }
+  }
+
+  /// At the start of a test that kills a peer or cuts it off.
+  bool Resets() {
+    if (GetParam().no_resets.empty()) return true;
+    [&] { GTEST_SKIP() << GetParam().no_resets; }();
+    return false;
   }
 
   ContextOptions Options() const {

@@ -20,6 +20,7 @@ void Pause(int microseconds) {
 class TransportTrouble : public TransportConformance {};
 
 TEST_P(TransportTrouble, DeadlinePassesWhileThePeerIsStopped) {
+  if (!Resets()) return;
   PeerProcess& peer = AddPeer();
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
@@ -149,6 +150,7 @@ TEST_P(TransportTrouble, DeregisteredMemoryIsNeverWritten) {
 }
 
 TEST_P(TransportTrouble, DeregisterDoesNotWaitForAStoppedPeer) {
+  if (!Resets()) return;
   PeerProcess& peer = AddPeer();
   (void)Connect(peer);
   std::vector<std::byte> memory(2 * kMiB);
@@ -173,6 +175,7 @@ class TransportDeath : public TransportConformance {
   /// Kills the peer `delay` after `step` has begun; every operation must end with Unavailable by
   /// itself, far before its deadline.
   void Die(Step step, int delay) {
+    if (!Resets()) return;
     PeerProcess& peer = AddPeer();
     const auto endpoint = Connect(peer);
     ASSERT_NE(endpoint, nullptr);
@@ -240,6 +243,7 @@ TEST_P(TransportDeath, WhileItWritesHere) {
 }
 
 TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
+  if (!Resets()) return;
   ContextOptions options = Options();
   PeerProcess& peer = AddPeer(options);
   options.silence_limit = std::chrono::milliseconds(500);
@@ -258,6 +262,7 @@ TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
 }
 
 TEST_P(TransportTrouble, ANewPeerDoesNotKnowOldKeys) {
+  if (!Resets()) return;
   PeerProcess& before = AddPeer();
   PeerProcess& after = AddPeer();
   const auto old_endpoint = Connect(before);
@@ -282,6 +287,7 @@ TEST_P(TransportTrouble, ANewPeerDoesNotKnowOldKeys) {
 }
 
 TEST_P(TransportTrouble, CloseEndsOperationsHereAndIsSeenThere) {
+  if (!Resets()) return;
   PeerProcess& peer = AddPeer();
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
@@ -309,6 +315,7 @@ TEST_P(TransportTrouble, CloseEndsOperationsHereAndIsSeenThere) {
 }
 
 TEST_P(TransportTrouble, ContextEndsWithOperationsUnderWay) {
+  if (!Resets()) return;
   PeerProcess& peer = AddPeer();
   Outcomes outcomes;
   for (int i = 0; i < 5; ++i) {

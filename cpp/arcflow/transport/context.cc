@@ -204,6 +204,7 @@ Result<std::shared_ptr<Session>> Context::Impl::Try(const Address& to, Deadline 
 }
 
 void Context::Impl::Close() {
+  if (core->regions == nullptr) return;  // Open() refused its options
   {
     std::lock_guard lock(mutex);
     closing = true;
