@@ -20,8 +20,8 @@ Session::Session(std::shared_ptr<Core> core, BackendKind kind, const NodeId& pee
 Session::~Session() = default;
 
 void Session::Start(std::shared_ptr<Link> link) {
-  heard_ns_ = NowNs();
-  pinged_ns_ = NowNs();
+  heard_ns_ = Nanoseconds();
+  pinged_ns_ = Nanoseconds();
   link_ = std::move(link);
 }
 
@@ -306,7 +306,7 @@ void Session::Tick() {
     SendAbort(*op);
     End(op, DeadlineExceeded("the deadline passed"));
   }
-  const std::int64_t now = NowNs();
+  const std::int64_t now = Nanoseconds();
   const std::int64_t limit = core_->options.silence_limit.count();
   const std::int64_t silent = now - heard_ns_.load(std::memory_order_relaxed);
   if (silent > limit) {

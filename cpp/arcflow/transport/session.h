@@ -59,7 +59,7 @@ class Session final : public Endpoint {
   void OnSent(const std::shared_ptr<Outgoing>& outgoing);
   void OnLinkDown(const Status& status) { Fail(status, false); }
   /// Something came from the peer.
-  void Heard() { heard_ns_.store(NowNs(), std::memory_order_relaxed); }
+  void Heard() { heard_ns_.store(Nanoseconds(), std::memory_order_relaxed); }
 
   // For the context: deadlines and pings.
   void Tick();
@@ -68,7 +68,7 @@ class Session final : public Endpoint {
   struct Op;
   struct Incoming;  // a peer's put that is not whole yet
 
-  static std::int64_t NowNs() {
+  static std::int64_t Nanoseconds() {
     return std::chrono::steady_clock::now().time_since_epoch().count();
   }
   Status CheckRemote(const RemoteRegion& region, std::uint64_t offset, std::uint64_t n,
