@@ -21,6 +21,9 @@ namespace arcflow::bindings {
 
 namespace nb = nanobind;
 
+/// How long a node's own agent may take to answer. It lives, or this process is killed with it.
+inline constexpr std::chrono::minutes kAgentTimeout{10};
+
 /// How long a signal may wait for a blocking call.
 inline constexpr std::chrono::milliseconds kSlice{100};
 

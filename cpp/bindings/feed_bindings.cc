@@ -117,8 +117,9 @@ FeedReader* Open(int broker_fd, const std::string& feed, std::int64_t batch_size
   options.batch_size = static_cast<std::size_t>(batch_size);
   options.remainder = ValueOrThrow(RemainderFromName(remainder));
   options.counters = NodeCounters();
-  auto reader = ValueOrThrow(InThread(
-      [broker_fd, options] { return Reader::Open(broker_fd, options, Deadline::Infinite()); }));
+  auto reader = ValueOrThrow(InThread([broker_fd, options] {
+    return Reader::Open(broker_fd, options, Deadline::After(kAgentTimeout));
+  }));
   auto out = std::make_unique<FeedReader>();
   out->reader = std::move(reader);
   return out.release();

@@ -27,7 +27,7 @@ struct Node {
 
 Node* Open(int broker_fd) {
   auto link = ValueOrThrow(
-      InThread([broker_fd] { return NodeLink::Open(broker_fd, Deadline::Infinite()); }));
+      InThread([broker_fd] { return NodeLink::Open(broker_fd, Deadline::After(kAgentTimeout)); }));
   SetNodeCounters(link->counters());
   // The TensorFlow plug-in is a library of its own and finds the page by this name.
   nb::module_::import_("os").attr("environ")["ARCFLOW_COUNTER_FD"] =

@@ -266,6 +266,10 @@ class Checkpoint:
             return
         if not self._trains:
             raise errors.UnimplementedError("an evaluator does not save checkpoints of training")
+        with self._context.busy("saving a checkpoint"):  # however long it takes: no stall
+            self._save()
+
+    def _save(self) -> None:
         word: dict[str, Any] = {"step": self.step, "feed": self._position()}
         staging = files.Staging(self.directory, files.Staging.new_name())  # the chief's counts
         if self._context.is_chief:

@@ -307,7 +307,7 @@ void FeederLink::Impl::Close(Deadline deadline) {
   input.reset();
   const auto end = agent.Wait(deadline);
   agent.SignalGroup(SIGKILL);
-  if (!end) agent.Wait(Deadline::Infinite());
+  if (!end) agent.Wait(Deadline::After(kReapTimeout));
   if (!end || !end->ok()) KillNode();
   if (dead.ok()) dead = Unavailable("the agent was closed");
   agent = ChildProcess();

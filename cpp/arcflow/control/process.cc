@@ -194,7 +194,7 @@ void ChildProcess::Release() {
   if (pid_ == 0) return;
   if (!end_) {
     SignalGroup(SIGKILL);
-    Wait(Deadline::Infinite());
+    Wait(Deadline::After(kReapTimeout));
   }
   pid_ = 0;
 }
@@ -231,7 +231,7 @@ ExitStatus ChildProcess::Stop(Deadline grace) {
   if (!TryWait()) SignalGroup(SIGTERM);
   Wait(grace);
   SignalGroup(SIGKILL);
-  return Wait(Deadline::Infinite()).value_or(ExitStatus{255, 0});
+  return Wait(Deadline::After(kReapTimeout)).value_or(ExitStatus{255, 0});
 }
 
 std::vector<std::string> EnvironmentWith(

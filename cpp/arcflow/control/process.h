@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,6 +17,10 @@
 #include "arcflow/base/status.h"
 
 namespace arcflow::control {
+
+/// How long a killed process is waited for: one that the kernel holds (a network file system that
+/// hangs) ends later, and nobody shall hang with it.
+inline constexpr std::chrono::seconds kReapTimeout{30};
 
 /// How a process ended: exactly one of the two.
 struct ExitStatus {
