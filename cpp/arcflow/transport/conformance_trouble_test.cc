@@ -246,14 +246,15 @@ TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
   if (!Resets()) return;
   ContextOptions options = Options();
   PeerProcess& peer = AddPeer(options);
-  options.silence_limit = std::chrono::milliseconds(500);
+  // Long enough for a peer that a busy machine keeps waiting.
+  options.silence_limit = std::chrono::seconds(4);
   (void)Here(options);
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
   const RemoteRegion region = peer.MakeRegion(8 * kMiB);
   std::vector<std::byte> memory(8 * kMiB);
   // Alive though idle: pings are answered.
-  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  std::this_thread::sleep_for(std::chrono::seconds(6));
   EXPECT_TRUE(endpoint->status().ok()) << endpoint->status().ToString();
   peer.Stop();
   const Status put = endpoint->PutAndWait(memory, region, 0, Patient());
