@@ -33,7 +33,7 @@ _NEVER_HEAL = {
     "SystemExit",
 }
 # Causes that a step can have; a lost executor is none of its making.
-_OF_THE_PROGRAM = ("exception", "exit", "signal", "out of memory")
+_OF_THE_PROGRAM = ("exception", "exit", "signal", "out of memory", "stalled")
 # What may go away by itself when it is not the failure of a node.
 _HEALING = (errors.AbortedError, errors.UnavailableError, errors.DeadlineExceededError)
 
@@ -124,6 +124,8 @@ def may_heal(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt | errors.PoisonBatchError):
         return False
     if isinstance(error, errors.NodeFailedError):
+        if error.cause == "interrupted":  # somebody wanted it
+            return False
         return not (error.cause == "exception" and error.type in _NEVER_HEAL)
     return isinstance(error, _HEALING)
 

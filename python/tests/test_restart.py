@@ -81,6 +81,13 @@ def test_the_same_step_twice_is_a_poison_batch_and_names_its_rows():
     assert len(caught.value.attempts) == 2
 
 
+@pytest.mark.parametrize("cause", ["out of memory", "stalled", "exit"])
+def test_whatever_a_step_can_do_makes_it_suspect(cause):
+    script = Script((died(cause=cause), at(4)), (died(cause=cause), at(4)), ("never", {}))
+    with pytest.raises(errors.PoisonBatchError):
+        script.run(5)
+
+
 @pytest.mark.parametrize("cause", ["executor lost", "agent lost", "feeder"])
 def test_what_no_step_can_do_is_no_poison(cause):
     script = Script((died(cause=cause), at(0)), (died(cause=cause), at(0)), ("ok", {}))
@@ -102,6 +109,7 @@ def test_progress_between_two_deaths_at_one_step_number_clears_the_suspicion():
         errors.RunInterruptedError("Ctrl-C"),
         died(cause="exception", type="ModuleNotFoundError"),
         died(cause="exception", type="TypeError"),
+        died(cause="interrupted"),
     ],
 )
 def test_what_cannot_heal_is_not_tried_again(error):
