@@ -81,6 +81,11 @@ TEST_F(AgentLivenessTest, AStopIsToldAtOnceWhenOthersHaveLostTheNode) {
   AwaitNode(1);
   ::kill(links_[1]->node_pid(), SIGSTOP);
   ASSERT_TRUE(Eventually([&] { return ProcessState::Of(links_[1]->node_pid()).stopped(); }));
+  json lines;
+  do {  // until rank 0 handles SIGTERM
+    coordinator_->RequestLog(0, 5);
+    lines = NextEvent("node_log")["lines"];
+  } while (lines.is_array() && lines.empty());
   ::kill(links_[0]->node_pid(), SIGTERM);  // now rank 0 says that it lost a peer
   ExpectFailure(1, "stopped");
 }

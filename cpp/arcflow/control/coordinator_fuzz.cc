@@ -92,7 +92,7 @@ void CheckEvents(EventQueue& events) {
 /// form, "-" closes it, "!" is the driver's stop. A first line of "j" has all agents joined.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   std::string_view input(reinterpret_cast<const char*>(data), size);
-  static const auto loop = std::move(arcflow::net::Loop::Create()).value();  // never runs: no timer
+  const auto loop = std::move(arcflow::net::Loop::Create()).value();  // never runs: no timer
   EventQueue events;
   CoordinatorOptions options;
   options.run_id = "fuzz";

@@ -155,6 +155,8 @@ int Node(const std::string& mode) {
   if (mode == "peer_loss") return Fail(**link, true);
   if (mode == "peer_loss_on_term") {
     ::signal(SIGTERM, [](int) {});
+    std::printf("ready\n");
+    std::fflush(stdout);
     ::pause();
     return Fail(**link, true);
   }
