@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Group: the queue, the order, and who works. The data moves in blocks.cc.
+#include "arcflow/collective/group.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <utility>
+
+#include "arcflow/collective/blocks.h"
+
+namespace arcflow::collective {
+namespace {
+
+Status Disagreement(const OrderEntry& entry) {
+  return InvalidArgument("ranks disagree about a collective: rank " +
+                         std::to_string(entry.first_rank) + " has " + entry.first.ToString() +
+                         ", rank " + std::to_string(entry.other_rank) + " has " +
+                         entry.other.ToString());
+}
+
+}  // namespace
+
+Group::Group(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment))
+    : board_(std::move(memory), rank), probe_(probe) {}
+
+Group::~Group() { Fail(Unavailable("rank " + std::to_string(rank()) + " has left the group")); }
+
+Status Group::Check(const Operation& operation) const {
+  const Signature& what = operation.what;
+  if (static_cast<std::size_t>(what.kind) >= kKinds || SizeOf(what.element) == 0 ||
+      static_cast<std::size_t>(what.merge) >= kMerges) {
+    return InvalidArgument("unknown collective, element or merge operation");
+  }
+  const bool merges = what.kind == Kind::kAllReduce || what.kind == Kind::kReduceScatter;
+  if (merges && !Reducible(what.element)) {
+    return InvalidArgument("elements of type " + std::string(NameOf(what.element)) +
+                           " cannot be merged");
+  }
+  if (what.kind == Kind::kBroadcast && what.root >= static_cast<std::uint32_t>(ranks())) {
+    return InvalidArgument("broadcast from rank " + std::to_string(what.root) + " of " +
+                           std::to_string(ranks()));
+  }
+  if (operation.pieces.empty()) return Status::Ok();
+  if (what.kind != Kind::kAllReduce && what.kind != Kind::kBroadcast) {
+    return InvalidArgument("only all-reduce and broadcast take pieces");
+  }
+  const std::size_t size = SizeOf(what.element);
+  std::uint64_t bytes = 0;
+  for (const Piece& piece : operation.pieces) {
+    if (piece.bytes % size != 0) return InvalidArgument("a piece ends inside an element");
+    bytes += piece.bytes;
+  }
+  if (bytes != what.count * size) return InvalidArgument("pieces do not add up to the count");
+  return Status::Ok();
+}
+
+void Group::Submit(Operation operation) {
+  Status status = Check(operation);
+  const std::uint64_t key = operation.key;
+  const Signature what = operation.what;
+  auto done = operation.done;
+  {
+    const std::lock_guard lock(mutex_);
+    if (status.ok()) status = failure_;
+    if (status.ok() && under_way_ >= kMaxPending) {
+      status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
+                                 " collectives are under way in one group");
+    }
+    if (status.ok()) {
+      ++under_way_;
+      queue_.push_back(std::move(operation));  // before the others can know: the worker looks here
+    }
+  }
+  if (!status.ok()) return done(status);
+  // Without room for one more the ranks would part: nothing but failing all is left.
+  if (Status arrived = board_.Arrive(key, what, stopped_); !arrived.ok()) Fail(arrived);
+  Probe(Moment::kArrived);
+  {
+    const std::lock_guard lock(mutex_);
+    if (working_ || queue_.empty()) {
+      return;  // whoever works does ours too, or has done it
+    }
+    working_ = true;
+  }
+  Work();
+}
+
+Status Group::Run(Operation operation) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::optional<Status> answer;
+  operation.done = [&](const Status& status) {
+    const std::lock_guard lock(mutex);
+    answer = status;
+    changed.notify_all();
+  };
+  Submit(std::move(operation));
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return answer.has_value(); });
+  return *answer;
+}
+
+void Group::Work() {
+  for (;;) {
+    Operation operation;
+    bool agreed = true;
+    Status status = Next(&operation, &agreed);
+    if (status.ok()) status = Execute(operation);
+    if (!status.ok() && agreed) {
+      Fail(status);
+      status = failure();  // the first one, of whichever rank
+    }
+    if (!Give(&operation, status)) return;
+  }
+}
+
+/// Tells the end of an operation. Returns false when nothing is left: the role was given up, before
+/// `done`, which may submit again.
+bool Group::Give(Operation* operation, const Status& status) {
+  bool more = true;
+  {
+    const std::lock_guard lock(mutex_);
+    --under_way_;
+    if (queue_.empty()) more = working_ = false;
+  }
+  if (more && operation->defer) {
+    operation->defer([done = std::move(operation->done), status] { done(status); });
+  } else {
+    operation->done(status);
+  }
+  return more;
+}
+
+/// The next operation in the order of all; with an error also some operation, which is to be given
+/// that error. `agreed` becomes false when ranks disagree about this one, which ends only it.
+Status Group::Next(Operation* operation, bool* agreed) {
+  Deadline deadline = Deadline::Infinite();
+  std::uint64_t key = 0;
+  Status failed;
+  {
+    const std::lock_guard lock(mutex_);
+    failed = failure_;
+    for (const Operation& each : queue_) {
+      if (each.deadline.at() < deadline.at()) deadline = each.deadline, key = each.key;
+    }
+  }
+  if (failed.ok()) failed = AwaitOrder(deadline, key);
+  const std::lock_guard lock(mutex_);
+  if (!failed.ok()) {
+    *operation = std::move(queue_.front());
+    queue_.pop_front();
+    return failed;
+  }
+  const OrderEntry entry = board_.Entry(ticket_++);
+  auto found = std::find_if(queue_.begin(), queue_.end(),
+                            [&](const Operation& each) { return each.key == entry.key; });
+  const bool known = found != queue_.end();
+  if (!known) found = queue_.begin();
+  *operation = std::move(*found);
+  queue_.erase(found);
+  if (!known) return Internal("a collective was ordered that this rank has not submitted");
+  *agreed = entry.other_rank == kNobody;
+  return *agreed ? Status::Ok() : Disagreement(entry);
+}
+
+Status Group::AwaitOrder(const Deadline& deadline, std::uint64_t key) {
+  const auto ready = [&] { return board_.ordered() > ticket_; };
+  const auto waited = board_.Wait(ready, stopped_, deadline);
+  if (!waited) {
+    const std::string missing = board_.Missing(key);
+    return DeadlineExceeded("ranks " + (missing.empty() ? "unknown" : missing) +
+                            " did not come to a collective within its time limit");
+  }
+  ARC_TRY(Judge(waited, "the order"));
+  Probe(Moment::kOrdered);
+  return Status::Ok();
+}
+
+/// The error of a wait that ended without what was waited for.
+Status Group::Judge(const std::optional<bool>& waited, const char* what) {
+  if (!waited) {
+    return DeadlineExceeded(std::string("waited for ") + what + " until the time limit");
+  }
+  if (*waited) return Status::Ok();
+  if (Status mine = failure(); !mine.ok()) return mine;
+  int rank = 0;
+  const Status theirs = board_.Failure(&rank);
+  return theirs.ok() ? Unavailable("the group has failed") : theirs;
+}
+
+Status Group::Execute(const Operation& operation) {
+  const auto began = Deadline::Clock::now();
+  ARC_TRY(Blocks(*this, operation).Run());
+  const auto took = std::chrono::nanoseconds(Deadline::Clock::now() - began);
+  tally_.busy_ns.fetch_add(static_cast<std::uint64_t>(took.count()), std::memory_order_relaxed);
+  tally_.operations.fetch_add(1, std::memory_order_relaxed);
+  Probe(Moment::kFinished);
+  return Status::Ok();
+}
+
+void Group::Fail(const Status& failure) {
+  int rank = 0;
+  const Status told = board_.Failure(&rank);  // who fails because of another's failure repeats it
+  {
+    const std::lock_guard lock(mutex_);
+    if (failure_.ok()) failure_ = told.ok() ? failure : told;
+  }
+  stopped_.store(true);
+  board_.PublishFailure(failure);
+}
+
+Status Group::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+GroupCounters Group::counters() const {
+  const auto read = [](const std::atomic<std::uint64_t>& v) {
+    return v.load(std::memory_order_relaxed);
+  };
+  GroupCounters counters;
+  counters.operations = read(tally_.operations);
+  counters.small_operations = read(tally_.small);
+  counters.bytes_in = read(tally_.in);
+  counters.bytes_out = read(tally_.out);
+  counters.bytes_shared = read(tally_.shared);
+  counters.sleeps = board_.sleeps();
+  counters.mappings = 1;
+  counters.busy_ns = read(tally_.busy_ns);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(ranks()); ++r) {
+    counters.pairs.push_back({read(tally_.sent[r]), read(tally_.received[r])});
+  }
+  return counters;
+}
+
+}  // namespace arcflow::collective
