@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults that come from outside a process: signals, calls put into it by gdb, a container's memory, a cut cable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+MEMORY_BYTES = 3 << 30  # of each host's container
+
+
+def strike(pid: int, fault: str, *, kind: str) -> None:
+    """Do to process `pid` what `fault` says.
+
+    Parameters
+    ----------
+    kind
+        ``"python"``, ``"native"`` or ``"jvm"``: what an exception nobody catches does there.
+    """
+    if fault == "exception" and kind == "python":
+        os.kill(pid, signal.SIGINT)  # KeyboardInterrupt in its main thread
+    elif fault == "exception" and kind == "native":
+        _call(pid, "(void)abort()")  # std::terminate, as an uncaught C++ exception does
+    elif fault == "exception":
+        _call(pid, "(void)exit(50)")  # what Spark's handler of uncaught exceptions does
+    elif fault == "exit(1)":
+        _call(pid, "(void)_exit(1)")
+    elif fault == "abort":
+        os.kill(pid, signal.SIGABRT)
+    elif fault == "out of memory":
+        size = MEMORY_BYTES + (1 << 30)
+        _call(pid, f"(void*)memset((void*)malloc({size}UL), 1, {size}UL)")
+    else:
+        os.kill(pid, getattr(signal, fault))
+
+
+def _call(pid: int, expression: str) -> None:
+    subprocess.run(
+        ["gdb", "-batch", "-nx", "-p", str(pid), "-ex", f"call {expression}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+
+
+class Container:
+    """A memory cgroup (v1 or v2) in which a host's processes live, as in a container."""
+
+    def __init__(self, name: str) -> None:
+        v1 = _CGROUP / "memory"
+        own = "/"
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if (controllers == "memory") if v1.is_dir() else (number == "0"):
+                own = path
+        base = v1 if v1.is_dir() else _CGROUP
+        self.path = base / own.lstrip("/") / name
+        self.path.mkdir()
+        limit = "memory.limit_in_bytes" if v1.is_dir() else "memory.max"
+        (self.path / limit).write_text(str(MEMORY_BYTES))
+
+    def enter(self) -> None:
+        """Put the calling process in: for `preexec_fn`."""
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self) -> None:
+        """Remove it once its processes are gone."""
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+                return
+            time.sleep(0.1)
+
+
+class Network:
+    """Hosts as network namespaces on one bridge; their cables can be pulled. Needs root."""
+
+    def __init__(self, hosts: int) -> None:
+        self._tag = f"arc{os.getpid() % 10000}"
+        self._net = f"10.{100 + os.getpid() % 100}.0"
+        self.address = f"{self._net}.1"
+        self._bridge = f"{self._tag}b"
+        self._hosts = list(range(hosts))
+
+    def name(self, host: int) -> str:
+        return f"{self._tag}h{host}"
+
+    def address_of(self, host: int) -> str:
+        return f"{self._net}.{host + 2}"
+
+    def __enter__(self) -> Network:
+        ip("link", "add", self._bridge, "type", "bridge")
+        ip("addr", "add", f"{self.address}/24", "dev", self._bridge)
+        ip("link", "set", self._bridge, "up")
+        for host in self._hosts:
+            name, inner, outer = self.name(host), f"{self._tag}i{host}", f"{self._tag}o{host}"
+            ip("netns", "add", name)
+            ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+            ip("link", "set", inner, "netns", name)
+            ip("link", "set", outer, "master", self._bridge)
+            ip("link", "set", outer, "up")
+            ip("-n", name, "addr", "add", f"{self.address_of(host)}/24", "dev", inner)
+            ip("-n", name, "link", "set", inner, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self._hosts:
+            ip("netns", "del", self.name(host), check=False)
+        ip("link", "del", self._bridge, check=False)
+
+    def cut(self, host: int, *, down: bool = True) -> None:
+        """Pull the cable of a host, or put it back."""
+        ip("link", "set", f"{self._tag}o{host}", "down" if down else "up")
+
+
+def ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=not check)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make chaos`: every victim, fault and stage on a real cluster: is it named, soon, and is nothing left."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
+
+from cells import LEFT_AFTER_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
+from faults import strike  # noqa: E402
+from hosts import JAVA_OPTIONS, MARK, Hosts, leftovers, processes  # noqa: E402
+
+from harness import Row, environment, note, print_table, write_json  # noqa: E402
+
+_REACHED_S = 120.0
+_ANSWER_S = 90.0  # after the fault; later than this the run counts as hanging
+
+
+class Driver:
+    """The driver process; made anew when a cell has killed it."""
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        address = hosts.network.address
+        settings = {
+            "spark.master": hosts.url,
+            "spark.ui.enabled": "false",
+            "spark.driver.host": address,
+            "spark.driver.bindAddress": address,
+            "spark.executor.memory": "600m",
+            "spark.executorEnv.PYTHONPATH": os.environ["PYTHONPATH"],
+            f"spark.executorEnv.{MARK}": os.environ[MARK],
+            "spark.executorEnv.TMPDIR": os.environ["TMPDIR"],
+            "spark.executorEnv.CUDA_VISIBLE_DEVICES": "-1",
+            "spark.driver.extraJavaOptions": JAVA_OPTIONS,
+            "spark.executor.extraJavaOptions": JAVA_OPTIONS,
+            "spark.local.dir": str(folder),
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.log.level": "OFF",
+            "spark.network.timeout": "30s",
+            "spark.executor.heartbeatInterval": "5s",
+            "spark.task.maxFailures": "1",
+        }
+        self._log = (folder / "driver.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "driver.py"), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,  # its Ctrl-C is not ours
+        )
+        self.answer(120)
+
+    def ask(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the next answer; None when the driver is silent, a made-up one when it ended."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], timeout_s)
+        if not readable:
+            return None
+        line = self.process.stdout.readline()
+        if line:
+            return dict(json.loads(line))
+        return {"error": "driver ended", "code": self.process.wait(30), "ended": time.time()}
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            self.process.stdin.close()  # type: ignore[union-attr]
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+
+class Table:
+    """Runs cells one after the other on one cluster."""
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        self._hosts, self._folder = hosts, folder
+        self._driver: Driver | None = None
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+        self._driver = None
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """Run one cell: what the driver said, after how long, and what was left."""
+        if self._driver is None or self._driver.process.poll() is not None:
+            self.close()
+            self._driver = Driver(self._hosts, self._folder)
+        with tempfile.TemporaryDirectory(prefix="cell-", dir=self._folder) as name:
+            folder = Path(name)
+            self._driver.ask(self._command(cell, folder))
+            try:
+                found = self._see(cell, folder)
+            finally:
+                for host in range(2):
+                    self._hosts.network.cut(host, down=False)
+        if found.get("hangs") or cell.victim == "coordinator":
+            self.close()
+        return found
+
+    @staticmethod
+    def _command(cell: Cell, folder: Path) -> dict[str, Any]:
+        with_ps = cell.victim == "ps"
+        return {
+            "layout": {"ps": int(with_ps), "evaluator": int(cell.victim == "evaluator")},
+            "args": {
+                "folder": str(folder),
+                "checkpoints": str(folder / "checkpoints"),
+                "trigger": cell.trigger,
+                "stage": cell.stage,
+                "fault": cell.fault,
+                "inside": cell.inside,
+                "endless": cell.stage == "start",
+            },
+        }
+
+    def _see(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        driver = self._driver
+        assert driver is not None
+        struck, cut = folder / "struck", []
+        if cell.inside:
+            at = _wait_for(struck, driver)
+        else:
+            at = _wait_for(folder / "reached", driver)
+            if at is not None:
+                at, cut = self._strike(cell, folder)
+        if at is None:
+            early = driver.answer(1.0)
+            return {"says": f"the stage was not reached: {early}", "hangs": early is None}
+        answer = driver.answer(_ANSWER_S)
+        if answer is None:
+            return {"says": "no error", "hangs": True, "left": leftovers()}
+        seconds = answer["ended"] - at
+        left = self._left()
+        return {
+            "seconds": seconds,
+            "named": named_rightly(cell, {**answer, "cut": cut}),
+            "in_time": seconds <= cell.within_s or answer["error"] is None,
+            "left": left,
+            "says": _says(answer),
+        }
+
+    def _strike(self, cell: Cell, folder: Path) -> tuple[float, list[str]]:
+        """Do what the cell says from outside; return when, and the nodes of a host cut off."""
+        pid, kind = self._target(cell, folder)
+        cut: list[str] = []
+        if cell.fault == "network cut":
+            hosts = [0, 1] if cell.victim == "coordinator" else [self._hosts.host_of(pid)]
+            for node, one in self._nodes(folder).items():
+                if self._hosts.host_of(one) in hosts:
+                    cut.append(node)
+            at = time.time()
+            for host in hosts:
+                self._hosts.network.cut(host)
+        else:
+            at = time.time()
+            strike(pid, cell.fault, kind=kind)
+            if "gdb" in _gdb(cell):
+                at = time.time()  # gdb takes its time to put a call in
+        (folder / "struck").write_text(repr(at))
+        return at, cut
+
+    def _nodes(self, folder: Path) -> dict[str, int]:
+        """Node to process id; one that runs no program is whatever node is left."""
+        found = {p.name[4:]: int(p.read_text().split()[0]) for p in folder.glob("ids.*")}
+        others = {
+            pid
+            for pid, command in processes().items()
+            if "arcflow._node" in command and "arcflow-agent" not in command
+        } - set(found.values())
+        left = sorted(others)
+        if len(left) == 1:
+            found["ps:0"] = left[0]
+        elif len(left) == 2:  # a worker that serves, and the parameter server: told apart by rank
+            for pid in left:
+                found[_role_of(pid)] = pid
+        return found
+
+    def _target(self, cell: Cell, folder: Path) -> tuple[int, str]:
+        if cell.victim == "coordinator":
+            assert self._driver is not None
+            return self._driver.process.pid, "python"
+        if cell.victim in ("chief", "worker", "ps", "evaluator"):
+            return self._nodes(folder)[cell.struck], "python"
+        ids = [int(word) for word in (folder / "ids.worker:0").read_text().split()]
+        if cell.victim == "agent":
+            return ids[1], "native"
+        if cell.victim == "feeder":
+            return ids[2], "python"
+        from arcflow import _executor
+
+        return _executor.jvm_pid(ids[2]), "jvm"
+
+    @staticmethod
+    def _left() -> list[str]:
+        deadline = time.monotonic() + LEFT_AFTER_S
+        while (left := leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
+
+def _gdb(cell: Cell) -> str:
+    return "gdb" if cell.fault in ("exception", "exit(1)", "out of memory") else ""
+
+
+def _role_of(pid: int) -> str:
+    """Role of a node that serves others, as its agent marked it."""
+    for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if entry.startswith(b"ARCFLOW_NODE="):
+            return entry.split(b"=", 1)[1].decode()
+    return "ps:0"
+
+
+def _wait_for(path: Path, driver: Driver) -> float | None:
+    """Return the time written in `path` once it exists; None when it never comes."""
+    deadline = time.monotonic() + _REACHED_S
+    while not path.exists():
+        if time.monotonic() > deadline or driver.process.poll() is not None:
+            return None
+        if select.select([driver.process.stdout], [], [], 0)[0]:
+            return None  # the run has ended without getting there
+        time.sleep(0.02)
+    with contextlib.suppress(ValueError):
+        return float(path.read_text())
+    return time.time()
+
+
+def _says(answer: dict[str, Any]) -> str:
+    if answer.get("node"):
+        return f"{answer['node']}: {answer['cause']}"
+    return str(answer.get("error") or "run ended well")
+
+
+def to_row(cell: Cell, found: dict[str, Any]) -> Row:
+    """Return a row of the common form; `met` says that all three conditions hold."""
+    left = found.get("left", [])
+    met = bool(found.get("named") and found.get("in_time") and not left)
+    goal = f"named; <= {cell.within_s:g} s; nothing left after {LEFT_AFTER_S:g} s"
+    says = found["says"] + (f"; left: {'; '.join(left)[:200]}" if left else "")
+    return Row(cell.name, says, float(found.get("seconds", -1)), "s", goal=goal, met=met)
+
+
+def measure(cells: list[Cell]) -> list[Row]:
+    """Run cells on a cluster made for them; return a row for each."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="arc-chaos-") as name:
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        os.environ["TMPDIR"] = str(folder / "tmp")
+        with Hosts(folder) as hosts:
+            table = Table(hosts, folder)
+            try:
+                for number, cell in enumerate(cells, 1):
+                    row = to_row(cell, table.measure(cell))
+                    word = "met" if row.met else "NOT MET"
+                    note(
+                        f"{number}/{len(cells)} {cell.name}: {row.metric}, {row.value:.1f} s, {word}"
+                    )
+                    rows.append(row)
+            finally:
+                table.close()
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("build/bench/chaos.json"))
+    parser.add_argument("--only", default="", help="cells whose name holds this text")
+    parser.add_argument("--diagonal", action="store_true", help="one cell of each row and column")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("hosts are network namespaces and memory cgroups: run as root")
+    cells = diagonal() if options.diagonal else list(all_cells())
+    rows = measure([cell for cell in cells if options.only in cell.name])
+    env = environment(["tensorflow-cpu", "pyspark"])
+    print_table(env, rows)
+    write_json(options.output, env, rows)
+    missed = [row.case for row in rows if not row.met]
+    print(f"{len(rows) - len(missed)} of {len(rows)} cells met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
