@@ -28,7 +28,6 @@ def two_executors(memory_mib: int = 3072) -> Iterator[Any]:
             spark = cluster.session(
                 "arcflow-bench",
                 spark__driver__memory="1g",
-                spark__sql__execution__arrow__maxRecordsPerBatch="10000",
             )
             try:
                 yield spark
