@@ -13,6 +13,7 @@ import programs
 from cells import SILENCE_S
 
 import arcflow
+from arcflow import errors
 
 
 def session(settings: dict[str, str]) -> Any:
@@ -37,14 +38,14 @@ def run(spark: Any, command: dict[str, Any]) -> dict[str, Any]:
             evaluator=layout["evaluator"],
             evaluator_grace=5,
             heartbeat_timeout=SILENCE_S,
-            stall_timeout=SILENCE_S,
+            #stall_timeout=SILENCE_S,
             grace=2,
             progress=False,
         ) as cluster:
             cluster.run(programs.program, args=command["args"])
     except BaseException as error:  # Ctrl-C too: it is one of the faults
         answer = {"error": type(error).__name__, "text": str(error)[:2000]}
-        if isinstance(error, arcflow.NodeFailedError):
+        if isinstance(error, errors.NodeFailedError):
             answer |= {"node": error.node, "cause": error.cause}
     return {**answer, "ended": time.time()}
 

@@ -33,6 +33,7 @@ class Hosts:
 
     def __enter__(self) -> Hosts:
         os.environ[MARK] = f"{os.getpid()}"
+        os.environ["PYSPARK_PYTHON"] = sys.executable
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.network)
             stack.callback(self._stop)

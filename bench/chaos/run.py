@@ -49,8 +49,6 @@ class Driver:
             "spark.local.dir": str(folder),
             "spark.sql.warehouse.dir": str(folder / "warehouse"),
             "spark.log.level": "OFF",
-            "spark.network.timeout": "30s",
-            "spark.executor.heartbeatInterval": "5s",
             "spark.task.maxFailures": "1",
         }
         self._log = (folder / "driver.log").open("ab")
@@ -61,7 +59,10 @@ class Driver:
             stderr=self._log,
             start_new_session=True,  # its Ctrl-C is not ours
         )
-        self.answer(120)
+        ready = self.answer(120) or {}
+        if "ready" not in ready:
+            log = (folder / "driver.log").read_text(errors="replace")
+            raise RuntimeError(f"the driver did not start ({ready}):\n{log[-4000:]}")
 
     def ask(self, command: dict[str, Any]) -> None:
         assert self.process.stdin is not None
