@@ -92,8 +92,8 @@ def named_rightly(cell: Cell, answer: dict[str, Any]) -> bool:
         if cell.fault == "network cut":
             return answer.get("cause") in _CAUSES["network cut"]
         return answer.get("error") == "driver ended"
-    if cell.ends_well:
-        return answer.get("error") is None
+    if cell.ends_well and answer.get("error") is None:
+        return True
     if cell.fault == "network cut":  # takes all nodes of a host along
         return answer.get("cause") in _CAUSES["network cut"] and answer.get("node") in answer.get(
             "cut", ()
