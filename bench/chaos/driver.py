@@ -38,7 +38,7 @@ def run(spark: Any, command: dict[str, Any]) -> dict[str, Any]:
             evaluator=layout["evaluator"],
             evaluator_grace=5,
             heartbeat_timeout=SILENCE_S,
-            #stall_timeout=SILENCE_S,
+            stall_timeout=SILENCE_S,
             grace=2,
             progress=False,
         ) as cluster:

@@ -168,6 +168,19 @@ def processes() -> dict[int, str]:
     return found
 
 
+def nodes() -> dict[str, int]:
+    """Process ids of living nodes by ``"role:index"``, as their environment has it."""
+    found = {}
+    for pid, command in processes().items():
+        if "arcflow-agent" in command:
+            continue
+        with contextlib.suppress(OSError):
+            for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if entry.startswith(b"ARCFLOW_NODE="):
+                    found[entry.split(b"=", 1)[1].decode()] = pid
+    return found
+
+
 def leftovers() -> list[str]:
     """List what a run must not leave: processes, memfds, files in /dev/shm and the temporary folder."""
     found = [f"process {pid}: {command}" for pid, command in processes().items()]

@@ -38,9 +38,10 @@ class Chaos:
         self.mine = me == args["trigger"]
         agent = os.getppid()
         feeder = int(Path(f"/proc/{agent}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        self._write(f"ids.{me}", f"{os.getpid()} {agent} {feeder}")
+        self.tell(f"ids.{me}", f"{os.getpid()} {agent} {feeder}")
 
-    def _write(self, name: str, text: str) -> None:
+    def tell(self, name: str, text: str) -> None:
+        """Leave a file for the bench, whole or not at all."""
         temporary = self._folder / f".{name}.{os.getpid()}"
         temporary.write_text(text)
         temporary.rename(self._folder / name)
@@ -58,7 +59,7 @@ class Chaos:
             return
         if self._args["inside"]:
             return self._commit(threading.main_thread() is threading.current_thread())
-        self._write("reached", stage)
+        self.tell("reached", stage)
         deadline = time.monotonic() + _HOLD_S
         while not self.struck and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -73,11 +74,11 @@ class Chaos:
     def _commit(self, in_main: bool) -> None:
         fault = self._args["fault"]
         if fault == "out of memory":
-            self._write("struck", repr(time.time()))
+            self.tell("struck", repr(time.time()))
             hoard = []
             while True:
                 hoard.append(bytearray(64 << 20))
-        self._write("struck", repr(time.time()))
+        self.tell("struck", repr(time.time()))
         if fault == "exception":
             if in_main:
                 raise ChaosError("as the table wants it")

@@ -187,7 +187,7 @@ def _base_config(plan: Plan, rank: int, host: str) -> dict[str, Any]:
         "index": index,
         "host": host,
         "python": [*(plan.python or [sys.executable]), "-m", "arcflow._node"],
-        "env": {**_node_environment(), **plan.env},
+        "env": {**_node_environment(), "ARCFLOW_NODE": f"{role}:{index}", **plan.env},
         "cwd": _working_directory(),
         "versions": _executor.versions(),
         "feeds": plan.feeds,
