@@ -77,7 +77,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         sum += Sum(s.data(), s.size());
       }
     }
-    if ((*view)->StringBytes(c, 0, rows) > bytes) std::abort();
+    if ((*view)->RowBytes(c, 0, rows) > bytes) std::abort();
     const auto dense = (*view)->Dense(c, 0, rows);
     CheckInside(*shared, dense.data(), dense.size());
     sum += Sum(dense.data(), dense.size());

@@ -63,7 +63,7 @@ TEST(SegmentTest, RegionsAreAlignedAndDoNotOverlap) {
     EXPECT_EQ(c.offset % kSegmentAlignment, 0u);
     EXPECT_GE(c.offset, end);
     end = c.offset + c.size;
-    if (!c.is_string()) continue;
+    if (!c.variable()) continue;
     EXPECT_EQ(c.size, 1001 * 8u);
     EXPECT_EQ(c.data_offset % kSegmentAlignment, 0u);
     EXPECT_GE(c.data_offset, end);
@@ -167,9 +167,9 @@ TEST(SegmentViewTest, ReadsColumnsWithinThePublishedRows) {
   EXPECT_EQ(reinterpret_cast<const float*>(dense.data())[0], 3.0F);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(s.view->Dense(0, 0, 1).data()) % 64, 0u);
   std::vector<std::string_view> strings;
-  ASSERT_TRUE(s.view->Strings(1, 0, 3, &strings).ok());
+  ASSERT_TRUE(s.view->Rows(1, 0, 3, &strings).ok());
   EXPECT_THAT(strings, ElementsAre("a", "", "bcd"));
-  EXPECT_EQ(s.view->StringBytes(1, 1, 2), 3u);
+  EXPECT_EQ(s.view->RowBytes(1, 1, 2), 3u);
 }
 
 TEST(SegmentViewTest, RowsThatAreNotPublishedCannotBeRead) {
@@ -179,9 +179,9 @@ TEST(SegmentViewTest, RowsThatAreNotPublishedCannotBeRead) {
   EXPECT_TRUE(s.view->Dense(9, 0, 1).empty());
   EXPECT_TRUE(s.view->Dense(1, 0, 1).empty());
   std::vector<std::string_view> strings;
-  EXPECT_EQ(s.view->Strings(1, 3, 1, &strings).code(), Code::kInvalidArgument);
-  EXPECT_EQ(s.view->Strings(0, 0, 1, &strings).code(), Code::kInvalidArgument);
-  EXPECT_EQ(s.view->StringBytes(1, 3, 1), 0u);
+  EXPECT_EQ(s.view->Rows(1, 3, 1, &strings).code(), Code::kInvalidArgument);
+  EXPECT_EQ(s.view->Rows(0, 0, 1, &strings).code(), Code::kInvalidArgument);
+  EXPECT_EQ(s.view->RowBytes(1, 3, 1), 0u);
   ASSERT_TRUE(s.view->Grow(4).ok());
   EXPECT_EQ(s.view->Dense(0, 2, 2).size(), 24u);
 }
@@ -211,9 +211,9 @@ TEST(SegmentViewTest, HostileStringOffsetsAreDataLoss) {
     Shared s;
     std::memcpy(s.offsets_(), offsets.data(), offsets.size() * 8);
     std::vector<std::string_view> strings;
-    const Status status = s.view->Strings(1, 0, 3, &strings);
+    const Status status = s.view->Rows(1, 0, 3, &strings);
     EXPECT_EQ(status.code(), Code::kDataLoss) << offsets[1];
-    EXPECT_LE(s.view->StringBytes(1, 0, 3), 100u);
+    EXPECT_LE(s.view->RowBytes(1, 0, 3), 100u);
   }
 }
 
