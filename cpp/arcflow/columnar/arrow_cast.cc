@@ -114,7 +114,8 @@ void CastElements(DType from, DType to, const std::byte* data, std::size_t n, st
     WithType(to, [&](auto t) {
       using From = decltype(f);
       using To = decltype(t);
-      // Floats to integers do not exist (CanCast), and must not be compiled into something undefined.
+      // Floats to integers do not exist (CanCast), and must not be compiled into something
+      // undefined.
       if constexpr (std::is_floating_point_v<To> || std::is_integral_v<From>) {
         CastAll<From, To>(data, n, out);
       }

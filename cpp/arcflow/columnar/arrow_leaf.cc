@@ -173,10 +173,11 @@ Result<ColumnView> FilledNumbers(const Column& column, const Walk& walk, std::si
 
 std::string DecimalText(Int128 value, std::int32_t scale) {
   const bool negative = value < 0;
-  auto rest = negative ? -static_cast<unsigned __int128>(value)
-                       : static_cast<unsigned __int128>(value);
+  auto rest =
+      negative ? -static_cast<unsigned __int128>(value) : static_cast<unsigned __int128>(value);
   std::string digits;
-  for (; rest > 0; rest /= 10) digits.push_back(static_cast<char>('0' + static_cast<int>(rest % 10)));
+  for (; rest > 0; rest /= 10)
+    digits.push_back(static_cast<char>('0' + static_cast<int>(rest % 10)));
   const auto point = static_cast<std::size_t>(std::max(scale, 0));
   while (digits.size() <= point) digits.push_back('0');
   std::reverse(digits.begin(), digits.end());
@@ -338,7 +339,8 @@ Result<ColumnView> FilledRaw(const Column& column, const Walk& walk) {
   for (std::size_t row = 0; row < walk.elements(); ++row) {
     std::byte* to = out->data() + row * row_bytes;
     if (walk.index[row] == kNull) {
-      for (std::size_t i = 0; i < row_bytes; i += size) StoreFill(column.fill, column.dtype, to + i);
+      for (std::size_t i = 0; i < row_bytes; i += size)
+        StoreFill(column.fill, column.dtype, to + i);
       continue;
     }
     const std::string_view value = strings.Get(walk.index[row]);
@@ -424,8 +426,8 @@ Result<ColumnView> Mask(const Column& column, const Walk& walk) {
 }
 
 /// Whether the elements are of the Arrow type that the column says.
-Status CheckLeafType(const Column& column, const ArrowSchema& type) {
-  const std::string_view format = type.format;
+Status CheckLeafType(const Column& column, const Walk& walk) {
+  const std::string_view format = walk.type->format;
   bool fits = true;
   switch (column.source) {
     case Source::kScalar:
@@ -452,7 +454,7 @@ Status CheckLeafType(const Column& column, const ArrowSchema& type) {
     case Source::kMask:
       break;
   }
-  return fits ? Status::Ok() : WrongType(column, type);
+  return fits ? Status::Ok() : WrongType(column, *walk.field);
 }
 
 }  // namespace
@@ -460,7 +462,7 @@ Status CheckLeafType(const Column& column, const ArrowSchema& type) {
 Result<ColumnView> ViewWalked(const Column& column, const ArrowSchema& type,
                               const ArrowArray& array, std::size_t begin, std::size_t rows) {
   ARC_ASSIGN(const Walk walk, WalkColumn(column, type, array, begin, rows));
-  ARC_TRY(CheckLeafType(column, *walk.type));
+  ARC_TRY(CheckLeafType(column, walk));
   switch (column.source) {
     case Source::kLengths:
       return Lengths(column, walk);

@@ -102,8 +102,8 @@ class VectorFields {
   }
 
   /// Data of a primitive field, from the walk's first row.
-  static Result<const std::byte*> Plain(const Walk& walk, const char* name,
-                                        std::string_view format, std::size_t size) {
+  static Result<const std::byte*> Plain(const Walk& walk, const char* name, std::string_view format,
+                                        std::size_t size) {
     const ArrowSchema* type = nullptr;
     ARC_ASSIGN(const ArrowArray* array, Field(walk, name, format, &type));
     ARC_ASSIGN(const Range range, RangeOf(*array, walk.range.begin, walk.range.rows));
@@ -135,9 +135,9 @@ class VectorFields {
     out.offsets += range.begin * (out.wide ? 8 : 4);
     const auto limit = static_cast<std::uint64_t>(child.length < 0 ? 0 : child.length);
     ARC_TRY(CheckOffsets(out.wide, out.offsets, range.rows, limit, nullptr, "values"));
-    ARC_ASSIGN(const Range values,
-               RangeOf(child, 0, static_cast<std::size_t>(OffsetAt(out.wide, out.offsets,
-                                                                   range.rows))));
+    ARC_ASSIGN(
+        const Range values,
+        RangeOf(child, 0, static_cast<std::size_t>(OffsetAt(out.wide, out.offsets, range.rows))));
     ARC_ASSIGN(const std::size_t nulls, NullsOf(child, values));
     if (nulls > 0) return InvalidArgument(std::string("no vector: nulls in '") + name + "'");
     out.data = Buffer(child, 1);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// WalkColumn: ranges where nothing is null, which cost offsets only; else an index of every element.
+// WalkColumn: ranges where nothing is null, which cost offsets only; else an index of every
+// element.
 #include "arcflow/columnar/arrow_walk.h"
 
 #include <algorithm>
@@ -26,15 +27,14 @@ struct Validity {
 /// One level of lists: where each list of `range` begins and ends in its values.
 struct Level {
   Range range;
-  Validity validity;  // of the lists, from position 0 of the buffers
+  Validity validity;                   // of the lists, from position 0 of the buffers
   const std::byte* offsets = nullptr;  // from position 0 of the buffers
   bool wide = false;
   std::size_t fixed_size = 0;  // without offsets
   std::size_t child_offset = 0;
 
   std::size_t First(std::size_t list) const {
-    return child_offset +
-           (offsets == nullptr ? list * fixed_size : OffsetAt(wide, offsets, list));
+    return child_offset + (offsets == nullptr ? list * fixed_size : OffsetAt(wide, offsets, list));
   }
 };
 
@@ -54,6 +54,7 @@ class Walker {
         return s.WithContext("field '" + column_.path[i] + "'");
       }
     }
+    field_ = type_;
     levels_wanted_ = column_.list_levels();
     for (std::size_t i = 0; i < levels_wanted_.size(); ++i) {
       const Status s = EnterList(levels_wanted_[i]);
@@ -64,6 +65,7 @@ class Walker {
       return levels_.empty() ? s : s.WithContext("list values");
     }
     Walk walk;
+    walk.field = field_;
     walk.type = type_;
     walk.array = array_;
     walk.range = range_;
@@ -149,7 +151,7 @@ class Walker {
     const std::string_view format = type_->format;
     const bool wide = format == "+L";
     const auto fixed = FixedSizeOf(format, "+w:");
-    if (!wide && format != "+l" && !fixed) return WrongType(column_, *type_);
+    if (!wide && format != "+l" && !fixed) return WrongType(column_, *field_);
     if (type_->n_children != 1 || type_->children == nullptr || type_->children[0] == nullptr ||
         array_->n_children != 1 || array_->children == nullptr || array_->children[0] == nullptr) {
       return NoBuffer("list values");
@@ -286,6 +288,7 @@ class Walker {
   const Column& column_;
   const std::size_t rows_;
   const bool nulls_allowed_;
+  const ArrowSchema* field_ = nullptr;
   const ArrowSchema* type_ = nullptr;
   const ArrowArray* array_ = nullptr;
   Range range_;

@@ -15,10 +15,11 @@ namespace arcflow::columnar {
 
 /// The elements of some rows, in order, behind all fields and lists.
 struct Walk {
+  const ArrowSchema* field = nullptr;  // what column.path leads to, with its lists
   const ArrowSchema* type = nullptr;
   const ArrowArray* array = nullptr;
-  Range range;               // of the array's buffers: holds all elements
-  bool contiguous = true;    // they are exactly `range`, none of them null
+  Range range;                      // of the array's buffers: holds all elements
+  bool contiguous = true;           // they are exactly `range`, none of them null
   std::vector<std::int64_t> index;  // otherwise: where each lies in the buffers, or kNull
   std::vector<std::size_t> edges;   // where rows begin and the last ends, in elements; empty when
                                     // each row has the same number
@@ -33,10 +34,10 @@ struct Walk {
 };
 
 /// Follows column.path from the top-level field (`type`, `array`) and then column.list_levels().
-/// Rows are [begin, begin + rows) of that field. A null anywhere on the way makes its elements null:
-/// as many as the fixed levels say, none behind a variable one. Errors: InvalidArgument for a
-/// missing field, another type, nulls (unless the column has a fill or is a mask), a list of another
-/// length, corrupt arrays, an expected field with another value.
+/// Rows are [begin, begin + rows) of that field. A null anywhere on the way makes its elements
+/// null: as many as the fixed levels say, none behind a variable one. Errors: InvalidArgument for a
+/// missing field, another type, nulls (unless the column has a fill or is a mask), a list of
+/// another length, corrupt arrays, an expected field with another value.
 Result<Walk> WalkColumn(const Column& column, const ArrowSchema& type, const ArrowArray& array,
                         std::size_t begin, std::size_t rows);
 

@@ -105,7 +105,7 @@ Result<std::vector<std::int64_t>> DimensionsField(const json& object, const char
                            " are possible");
   }
   for (const json& dim : *it) {
-    ARC_ASSIGN(const std::int64_t n, Integer(dim, "dimension", least));
+    ARC_ASSIGN(const std::int64_t n, Integer(dim, "a dimension", least));
     out.push_back(n);
   }
   return out;
@@ -174,8 +174,8 @@ bool IntegerFits(DType dtype, std::int64_t value) {
 Result<Fill> FillField(const json& object, DType dtype) {
   const auto it = object.find("fill");
   if (it == object.end()) return Fill();
-  const Status wrong = InvalidArgument("fill " + it->dump().substr(0, 64) + " is no " +
-                                       std::string(NameOf(dtype)));
+  const Status wrong =
+      InvalidArgument("fill " + it->dump().substr(0, 64) + " is no " + std::string(NameOf(dtype)));
   if (dtype == DType::kString) {
     if (!it->is_string() || it->get_ref<const std::string&>().size() > kMaxFillBytes) return wrong;
     return Fill(it->get<std::string>());
@@ -191,8 +191,7 @@ Result<Fill> FillField(const json& object, DType dtype) {
     if (!special) return wrong;
     return Fill(*special);
   }
-  const Result<std::int64_t> value =
-      Integer(*it, "fill", std::numeric_limits<std::int64_t>::min());
+  const Result<std::int64_t> value = Integer(*it, "fill", std::numeric_limits<std::int64_t>::min());
   if (!value.ok() || !IntegerFits(dtype, *value)) return wrong;
   return Fill(*value);
 }
@@ -313,8 +312,7 @@ Status CheckColumn(const Column& column) {
   ARC_TRY(CheckType(column));
   ARC_TRY(CheckLevels(column));
   ARC_TRY(CheckConversion(column));
-  const bool vector =
-      column.source == Source::kVector || column.source == Source::kVectorIndices;
+  const bool vector = column.source == Source::kVector || column.source == Source::kVectorIndices;
   if (!vector && column.limit != 0) return InvalidArgument("'limit' is for vectors only");
   if (!BoundedBytes(column, Schema::kMaxRowBytes)) {
     return InvalidArgument("a row is larger than " + std::to_string(Schema::kMaxRowBytes) +

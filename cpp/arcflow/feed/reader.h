@@ -109,8 +109,8 @@ std::span<const std::byte> DenseView(const Batch& batch, std::size_t column);
 Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
                   std::span<std::byte> out);
 
-/// The bytes of each row of a variable column in order, padding included (no bytes, or the last real
-/// row's). Views live as long as the batch. DataLoss when offsets in shared memory are out of
+/// The bytes of each row of a variable column in order, padding included (no bytes, or the last
+/// real row's). Views live as long as the batch. DataLoss when offsets in shared memory are out of
 /// bounds.
 Status StringColumn(const Batch& batch, std::size_t column, std::vector<std::string_view>* out);
 

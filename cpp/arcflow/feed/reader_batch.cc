@@ -85,7 +85,8 @@ Status RaggedColumn(const Batch& batch, const columnar::Schema& schema, std::siz
     out->bytes += bytes.size();
     out->splits.push_back(static_cast<std::int64_t>(out->bytes / item_bytes));
     if (bytes.empty()) continue;
-    if (!out->chunks.empty() && out->chunks.back().data() + out->chunks.back().size() == bytes.data()) {
+    if (!out->chunks.empty() &&
+        out->chunks.back().data() + out->chunks.back().size() == bytes.data()) {
       out->chunks.back() = {out->chunks.back().data(), out->chunks.back().size() + bytes.size()};
     } else {
       out->chunks.push_back(bytes);
@@ -113,7 +114,8 @@ void CopyItems(const RaggedRows& rows, std::byte* out) {
 Status ArrayStrings(const Batch& batch, const columnar::Schema& schema, std::size_t lengths,
                     std::size_t bytes, std::vector<std::string_view>* out) {
   if (lengths >= schema.columns.size() || bytes >= schema.columns.size() ||
-      schema.columns[lengths].dtype != columnar::DType::kInt64 || !schema.columns[bytes].variable()) {
+      schema.columns[lengths].dtype != columnar::DType::kInt64 ||
+      !schema.columns[bytes].variable()) {
     return InvalidArgument("no array of strings");
   }
   std::vector<std::int64_t> sizes;

@@ -69,8 +69,8 @@ Result<ColumnRegion> ReadColumn(const SegmentColumn& raw, const columnar::Column
   if (raw.size != *size) return WrongField(column.name, "size", raw.size, *size);
   ARC_TRY(CheckRegion(column.name, "region", raw.offset, raw.size, header.size_bytes, end));
   if (variable) {
-    ARC_TRY(CheckRegion(column.name, "row bytes", raw.data_offset, raw.data_size,
-                        header.size_bytes, end));
+    ARC_TRY(CheckRegion(column.name, "row bytes", raw.data_offset, raw.data_size, header.size_bytes,
+                        end));
   } else if (raw.data_offset != 0 || raw.data_size != 0) {
     return Corrupt("column '" + column.name + "': row bytes in a column of fixed width");
   }

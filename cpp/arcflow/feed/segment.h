@@ -32,7 +32,7 @@ static_assert(sizeof(SegmentHeader) == 64 && std::is_trivially_copyable_v<Segmen
 
 /// One of these a column, in the schema's order, right after the header.
 struct SegmentColumn {
-  std::int32_t dtype;  // columnar::DType
+  std::int32_t dtype;       // columnar::DType
   std::uint32_t flags;      // kVariableFlag or 0
   std::uint64_t row_bytes;  // 0 for variable columns
   std::uint64_t
@@ -74,8 +74,8 @@ struct SegmentLayout {
   std::vector<ColumnRegion> columns;
 
   /// Lays out `capacity_rows` rows of `schema`; `data_bytes[i]` is the room for the bytes of the
-  /// i-th variable column (counting variable columns only). Errors: InvalidArgument for sizes beyond
-  /// kMaxSegmentRows or kMaxSegmentBytes.
+  /// i-th variable column (counting variable columns only). Errors: InvalidArgument for sizes
+  /// beyond kMaxSegmentRows or kMaxSegmentBytes.
   static Result<SegmentLayout> Plan(const columnar::Schema& schema, std::size_t capacity_rows,
                                     std::span<const std::size_t> data_bytes);
 

@@ -59,7 +59,7 @@ Result<SegmentPlanner::Plan> SegmentPlanner::Next(const columnar::BatchView& bat
 }
 
 Result<SegmentPlanner::Plan> SegmentPlanner::NextWithVariable(const columnar::BatchView& batch,
-                                                             std::size_t begin) const {
+                                                              std::size_t begin) const {
   const std::size_t n = variable_columns_.size();
   const std::size_t rest = batch.rows - begin;
   std::vector<double> average(n);
@@ -94,8 +94,8 @@ void SegmentPlanner::Observe(const columnar::BatchView& batch, std::size_t begin
                              std::size_t rows) {
   rows_seen_ += static_cast<double>(rows);
   for (std::size_t i = 0; i < variable_columns_.size(); ++i) {
-    row_bytes_seen_[i] +=
-        static_cast<double>(columnar::StringBytes(batch.columns[variable_columns_[i]], begin, rows));
+    row_bytes_seen_[i] += static_cast<double>(
+        columnar::StringBytes(batch.columns[variable_columns_[i]], begin, rows));
   }
 }
 

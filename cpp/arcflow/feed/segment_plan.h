@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SegmentPlanner: how many rows, and how many bytes of variable columns, the next segment of a writer
-// should hold.
+// SegmentPlanner: how many rows, and how many bytes of variable columns, the next segment of a
+// writer should hold.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ namespace arcflow::feed {
 
 /// Plans segments of about `segment_bytes`. Rows of fixed width only: every segment has the same
 /// capacity, the largest power of two that fits, at least one row. With variable
-/// columns: the largest power of two that fits with an eighth to spare if rows go on being as long as
-/// those seen so far; what is left goes to their bytes in proportion. Threads: one thread.
+/// columns: the largest power of two that fits with an eighth to spare if rows go on being as long
+/// as those seen so far; what is left goes to their bytes in proportion. Threads: one thread.
 class SegmentPlanner {
  public:
   SegmentPlanner(const columnar::Schema& schema, std::size_t segment_bytes);
@@ -42,7 +42,7 @@ class SegmentPlanner {
   std::size_t fixed_row_bytes_ =
       0;  // all fixed-width columns, and 8 bytes of offset a variable column
   std::vector<std::size_t> variable_columns_;  // indexes
-  std::vector<double> row_bytes_seen_;    // by variable column
+  std::vector<double> row_bytes_seen_;         // by variable column
   double rows_seen_ = 0;
 };
 

@@ -96,8 +96,8 @@ void ExpectRefused(const std::function<void(Image&)>& change, const std::string&
 
 TEST(SegmentTest, CorruptHeadersAreRefused) {
   ExpectRefused([](Image& i) { i.header().magic ^= 1; }, "magic");
-  ExpectRefused([](Image& i) { i.header().version = 2; },
-                "version 2, this program reads version 1");
+  ExpectRefused([](Image& i) { i.header().version = 1; },
+                "version 1, this program reads version 2");
   ExpectRefused([](Image& i) { i.header().size_bytes += 64; }, "mapped are");
   ExpectRefused([](Image& i) { i.header().size_bytes = 10; }, "size 10");
   ExpectRefused([](Image& i) { i.header().n_columns = 3; }, "3 columns, the schema has 4");
@@ -112,15 +112,18 @@ TEST(SegmentTest, CorruptColumnsAreRefused) {
   ExpectRefused([](Image& i) { i.column(0).row_bytes = 8; },
                 "column 'x': row_bytes is 8, expected 12");
   ExpectRefused([](Image& i) { i.column(0).size += 1; }, "column 'x': size");
+  ExpectRefused([](Image& i) { i.column(0).flags = 1; }, "column 'x': flags is 1, expected 0");
+  ExpectRefused([](Image& i) { i.column(1).flags = 0; }, "column 's': flags is 0, expected 1");
+  ExpectRefused([](Image& i) { i.column(1).item_bytes = 4; }, "item_bytes is 4, expected 1");
   ExpectRefused([](Image& i) { i.column(0).offset += 1; }, "column 'x': region at");
   ExpectRefused([](Image& i) { i.column(0).offset = 0; }, "does not fit between 320");
   ExpectRefused([](Image& i) { i.column(0).offset = ~0ULL - 63; }, "column 'x': region at");
   ExpectRefused([](Image& i) { i.column(0).data_size = 1; },
-                "string bytes in a column of fixed width");
+                "row bytes in a column of fixed width");
   ExpectRefused([](Image& i) { i.column(1).offset = i.column(0).offset; }, "column 's': region at");
-  ExpectRefused([](Image& i) { i.column(1).data_size = ~0ULL; }, "column 's': string bytes at");
+  ExpectRefused([](Image& i) { i.column(1).data_size = ~0ULL; }, "column 's': row bytes at");
   ExpectRefused([](Image& i) { i.column(1).data_offset = i.column(1).offset; },
-                "column 's': string bytes at");
+                "column 's': row bytes at");
   // One row more than the regions were made for.
   ExpectRefused([](Image& i) { i.header().capacity_rows = 9; },
                 "column 'x': size is 96, expected 108");

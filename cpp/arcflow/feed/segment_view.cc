@@ -62,7 +62,7 @@ std::uint64_t SegmentView::OffsetAt(const ColumnRegion& region, std::size_t row)
 }
 
 Status SegmentView::Rows(std::size_t column, std::size_t begin, std::size_t rows,
-                            std::vector<std::string_view>* out) const {
+                         std::vector<std::string_view>* out) const {
   if (!InRange(column, begin, rows) || !layout_.columns[column].variable()) {
     return InvalidArgument("segment has no rows of any length at column " + std::to_string(column) +
                            ", rows " + std::to_string(begin) + " to " +
@@ -85,8 +85,7 @@ Status SegmentView::Rows(std::size_t column, std::size_t begin, std::size_t rows
   return Status::Ok();
 }
 
-std::size_t SegmentView::RowBytes(std::size_t column, std::size_t begin,
-                                     std::size_t rows) const {
+std::size_t SegmentView::RowBytes(std::size_t column, std::size_t begin, std::size_t rows) const {
   if (!InRange(column, begin, rows) || !layout_.columns[column].variable() || rows == 0) return 0;
   const ColumnRegion& region = layout_.columns[column];
   const std::uint64_t from = OffsetAt(region, begin);

@@ -26,7 +26,7 @@ struct Writer::Impl {
     SegmentLayout layout;
     std::size_t rows = 0;
     std::vector<std::size_t> data_bytes;  // used so far, by column; 0 for others
-    Fd memfd;                               // until the first publish hands it over
+    Fd memfd;                             // until the first publish hands it over
   };
 
   Impl(Options o, SegmentSource& s)
@@ -86,8 +86,7 @@ std::size_t Writer::Impl::RowsThatFit(const BatchView& batch, std::size_t row) c
   for (std::size_t c = 0; c < batch.columns.size(); ++c) {
     const ColumnRegion& region = open->layout.columns[c];
     if (!region.variable()) continue;
-    n = columnar::StringsThatFit(batch.columns[c], row, n,
-                                 region.data_size - open->data_bytes[c]);
+    n = columnar::StringsThatFit(batch.columns[c], row, n, region.data_size - open->data_bytes[c]);
   }
   return n;
 }

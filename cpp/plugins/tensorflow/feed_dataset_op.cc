@@ -63,7 +63,8 @@ constexpr char kSplits[] = "splits";    // of a ragged column: items before each
 constexpr char kValues[] = "values";    // of a ragged column: its items
 constexpr char kStrings[] = "strings";  // arrays of strings: a column of lengths and one of bytes
 
-/// What makes two datasets the same. The three lists have one entry a component, but for the weight.
+/// What makes two datasets the same. The three lists have one entry a component, but for the
+/// weight.
 struct FeedParams {
   std::string feed;
   std::vector<std::string> columns;
