@@ -6,7 +6,11 @@ import struct
 
 FOLDER = pathlib.Path(__file__).parent / "segment_fuzz"
 F32, STRING, INT64, BOOL = 1, 7, 9, 10
-ITEM_BYTES = {STRING: 1, F32: 8, INT64: 8}  # of ragged columns: the fuzz target has items of two floats
+ITEM_BYTES = {
+    STRING: 1,
+    F32: 8,
+    INT64: 8,
+}  # of ragged columns: the fuzz target has items of two floats
 
 
 def align(n):
@@ -81,7 +85,10 @@ def main():
     strings = [(STRING, 0, offsets(0, 2, 3), b"xyz"), (STRING, 0, offsets(0, 0, 0), b"")]
     case("strings", 1, 2, segment(2, strings))
     case("narrow", 2, 8, segment(8, [(BOOL, 1, b"\0\1" * 4, None), (INT64, 0, b"", None)]))
-    ragged = [(F32, 0, offsets(0, 8, 8, 24), floats[:24]), (INT64, 0, offsets(0, 8, 8, 8), b"\5" * 8)]
+    ragged = [
+        (F32, 0, offsets(0, 8, 8, 24), floats[:24]),
+        (INT64, 0, offsets(0, 8, 8, 8), b"\5" * 8),
+    ]
     case("cut_item", 3, 3, segment(3, [(F32, 0, offsets(0, 4, 8, 24), floats[:24]), ragged[1]]))
     case("ragged", 3, 3, segment(3, ragged))
     case("too_many_rows", 0, 5, mixed())
