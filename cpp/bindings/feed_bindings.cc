@@ -66,8 +66,8 @@ nb::capsule Owner(std::unique_ptr<T> value) {
   return capsule;
 }
 
-std::vector<std::size_t> ShapeOf(const Batch& batch, const Column& column) {
-  std::vector<std::size_t> shape{batch.rows()};
+std::vector<std::size_t> ShapeOf(std::size_t rows, const Column& column) {
+  std::vector<std::size_t> shape{rows};
   for (const std::int64_t n : column.row_shape) shape.push_back(static_cast<std::size_t>(n));
   return shape;
 }
@@ -80,18 +80,48 @@ nb::object StringsOf(const Batch& batch, std::size_t index) {
   return out;
 }
 
+/// An array over bytes of the batch's segment, read-only, which holds the lease.
+nb::object LeasedArray(const Batch& batch, std::span<const std::byte> bytes,
+                       const std::vector<std::size_t>& shape, DType dtype) {
+  auto lease = Owner(
+      std::make_unique<std::shared_ptr<const feed::SegmentView>>(batch.pieces.front().segment));
+  return nb::cast(nb::ndarray<nb::numpy, nb::ro>(bytes.data(), shape.size(), shape.data(), lease,
+                                                 nullptr, NumpyType(dtype)));
+}
+
+/// (items, splits): items [n, …], and int64 [rows + 1] of how many come before each row.
+nb::object RaggedOf(const Batch& batch, const columnar::Schema& schema, std::size_t index) {
+  const Column& column = schema.columns[index];
+  feed::RaggedRows rows;
+  OrThrow(WithoutGil([&] { return feed::RaggedColumn(batch, schema, index, &rows); }));
+  const auto shape = ShapeOf(static_cast<std::size_t>(rows.splits.back()), column);
+  auto splits = std::make_unique<std::vector<std::int64_t>>(std::move(rows.splits));
+  std::int64_t* at = splits->data();
+  const std::size_t n = splits->size();
+  auto splits_array = nb::cast(nb::ndarray<nb::numpy>(at, 1, &n, Owner(std::move(splits)), nullptr,
+                                                      NumpyType(DType::kInt64)));
+  if (const auto dense = feed::DenseItems(batch, rows); !dense.empty()) {
+    return nb::make_tuple(LeasedArray(batch, dense, shape, column.dtype), splits_array);
+  }
+  auto buffer = std::make_unique<Buffer>(rows.bytes);
+  std::byte* bytes = buffer->bytes;
+  WithoutGil([&] {
+    feed::CopyItems(rows, bytes);
+    return Status::Ok();
+  });
+  auto owner = Owner(std::move(buffer));
+  return nb::make_tuple(nb::cast(nb::ndarray<nb::numpy>(bytes, shape.size(), shape.data(), owner,
+                                                        nullptr, NumpyType(column.dtype))),
+                        splits_array);
+}
+
 /// An array over the shared segment, read-only, which holds the lease; or over fresh memory when
 /// rows are not dense.
 nb::object ArrayOf(const Batch& batch, const columnar::Schema& schema, std::size_t index) {
   const Column& column = schema.columns[index];
-  const std::vector<std::size_t> shape = ShapeOf(batch, column);
+  const std::vector<std::size_t> shape = ShapeOf(batch.rows(), column);
   const auto dense = feed::DenseView(batch, index);
-  if (!dense.empty()) {
-    auto lease = Owner(
-        std::make_unique<std::shared_ptr<const feed::SegmentView>>(batch.pieces.front().segment));
-    return nb::cast(nb::ndarray<nb::numpy, nb::ro>(dense.data(), shape.size(), shape.data(), lease,
-                                                   nullptr, NumpyType(column.dtype)));
-  }
+  if (!dense.empty()) return LeasedArray(batch, dense, shape, column.dtype);
   const std::size_t size = batch.rows() * column.row_bytes();
   auto buffer = std::make_unique<Buffer>(size);
   std::byte* bytes = buffer->bytes;
@@ -137,8 +167,10 @@ nb::object Next(FeedReader& self, double timeout_s) {
   const columnar::Schema& schema = self.reader->schema();
   nb::dict columns;
   for (std::size_t i = 0; i < schema.columns.size(); ++i) {
-    columns[schema.columns[i].name.c_str()] =
-        schema.columns[i].dtype == DType::kString ? StringsOf(*next, i) : ArrayOf(*next, schema, i);
+    const Column& column = schema.columns[i];
+    columns[column.name.c_str()] = column.dtype == DType::kString ? StringsOf(*next, i)
+                                   : column.variable()            ? RaggedOf(*next, schema, i)
+                                                                  : ArrayOf(*next, schema, i);
   }
   return nb::make_tuple(columns, next->padding);
 }

@@ -71,7 +71,7 @@ def _mixed(feeds: Sequence[PlannedFeed]) -> Any:
     """Return one frame with the rows of all feeds, each tagged with the number of its feed."""
     tagged = None
     for number, feed in enumerate(feeds):
-        fields = ", ".join(f"'c{i}', {quote(c.name)}" for i, c in enumerate(feed.columns))
+        fields = ", ".join(f"'c{i}', {quote(name)}" for i, name in enumerate(feed.inputs))
         rows = feed.frame.selectExpr(
             f"cast({number} as tinyint) as tag", f"named_struct({fields}) as f{number}"
         )

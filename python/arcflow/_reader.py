@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _POLL_S = 3600.0
@@ -21,18 +21,28 @@ class Batches(Iterator[tuple[dict[str, Any], int]]):
         Name of the feed, and rows of a batch.
     timeout_s
         Seconds to wait for a batch; None: as long as it takes.
+    compose
+        Makes the values of a batch of its flat columns.
     """
 
-    def __init__(self, reader: Any, source: tuple[str, int], timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        reader: Any,
+        source: tuple[str, int],
+        timeout_s: float | None,
+        compose: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
         self._reader = reader
         self.arcflow_source = source  # for checkpoints, which count steps
         self._timeout_s = timeout_s
+        self._compose = compose
 
     def __next__(self) -> tuple[dict[str, Any], int]:
         batch = self._reader.next(_POLL_S if self._timeout_s is None else self._timeout_s)
         if batch is None:
             raise StopIteration
-        return batch
+        parts, padding = batch
+        return self._compose(parts), padding
 
     def skip(self, count: int) -> Batches:
         """Begin after `count` batches, without reading them."""

@@ -66,7 +66,7 @@ def stable(
         return _by_value(frame, size, fed, keys, keys), False
     mixed = mix(feeds)
     in_order = [
-        fn.col(f"f{number}").getField(f"c{[c.name for c in feed.columns].index(name)}")
+        fn.col(f"f{number}").getField(f"c{feed.inputs.index(name)}")
         for number, feed in enumerate(feeds)
         for name in feed.order_by
     ]

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _executor, _gpus, _liveness, _logs, _network, errors
 from ._roles import Roles
+from .schema import inputs
 
 # The row that each task returns; `result` is what the node returned, pickled.
 ROW_SCHEMA = "rank bigint, outcome string, result binary"
@@ -347,7 +348,7 @@ def split(batch: Any, plan: Plan) -> Iterator[tuple[str, Any]]:
     for tag, start, length in runs(batch.column(0).to_numpy(zero_copy_only=False)):
         name = names[tag]
         rows = batch.column(1 + tag).slice(start, length)
-        columns = [column["name"] for column in plan.feeds[name]["schema"]["columns"]]
+        columns = inputs(plan.feeds[name]["schema"])
         arrays = [rows.field(i) for i in range(len(columns))]
         yield name, pa.RecordBatch.from_arrays(arrays, names=columns)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ._reader import Batches
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
+from .schema import values_of
 
 # A barrier without a timeout of its own (eleven days): the coordinator ends it when a node fails,
 # leaves or stalls, and then in any case, with the ranks that have not come.
@@ -33,7 +34,8 @@ class Context:
     cluster
         Role to list of ``"host:port"``, as in ``TF_CONFIG``.
     feeds
-        Name of each feed to its columns.
+        Name of each feed to its columns: ``name``, ``kind`` (``"dense"``, ``"ragged"``,
+        ``"sparse"``, ``"strings"`` or ``"dict"``) and, if dense, ``dtype`` and ``shape`` of a row.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Context:
         self._checkpoint: Any = None
         self.args = args
         self.cluster: dict[str, list[str]] = dict(config.get("cluster") or {})
+        self._schemas: dict[str, dict[str, Any]] = dict(config.get("feeds") or {})
         self.feeds: dict[str, list[dict[str, Any]]] = {
-            name: schema["columns"] for name, schema in (config.get("feeds") or {}).items()
+            name: _described(schema) for name, schema in self._schemas.items()
         }
         self._features: tuple[str, ...] = ()
         self._saves = 0
@@ -127,7 +130,7 @@ class Context:
         dataset = make_dataset(
             name,
             batch_size,
-            schema=self.feeds[name],
+            schema=self._schemas[name],
             features=features,
             label=label,
             weight=weight,
@@ -179,15 +182,18 @@ class Context:
         Yields
         ------
         tuple of dict, int
-            Arrays of ``[batch, …]`` by column (lists of bytes for strings), and how many rows at
-            the end are padding.
+            Arrays of ``[batch, …]`` by column (lists of bytes for strings, `arcflow.batches.Ragged`
+            and `arcflow.batches.Sparse` for what is not rectangular, a dict for a struct), and how
+            many rows at the end are padding.
         """
-        from . import _core
+        from . import _core, batches
 
         self._check_feed(name)
         remainder = self._checked_remainder(remainder)
         reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder)
-        return Batches(reader, (name, batch_size), timeout)
+        return Batches(
+            reader, (name, batch_size), timeout, batches.composer(values_of(self._schemas[name]))
+        )
 
     def strategy(self) -> Any:
         """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.
@@ -420,6 +426,17 @@ class Context:
         from .tf import ProgressCallback
 
         return ProgressCallback(self._set_progress, alive=self._link.alive)
+
+
+def _described(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Values of a feed, the dense ones with type and shape."""
+    out = []
+    for value in values_of(schema):
+        column = value.pop("columns").get(value.get("part"))
+        if value["kind"] == "dense":
+            value |= {"dtype": column["dtype"], "shape": column["shape"]}
+        out.append(value)
+    return out
 
 
 def _number(name: str, value: Any) -> float | int:

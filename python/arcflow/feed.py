@@ -19,21 +19,26 @@ class PlannedFeed:
 
     name: str
     frame: Any  # only the columns of the feed
-    columns: list[_schema.Column]
+    schema: dict[str, Any]  # docs/formats/schema.md
     cache: str
     order_by: tuple[str, ...] = ()
     stable: bool = False
 
+    @property
+    def inputs(self) -> list[str]:
+        """Columns of `frame`, in the order in which the feed takes them."""
+        return _schema.inputs(self.schema)
+
     def to_json(self) -> dict[str, Any]:
         """Return what the agent must know of the feed."""
-        return {
-            "schema": {"columns": [column.to_json() for column in self.columns]},
-            "cache": self.cache,
-        }
+        return {"schema": self.schema, "cache": self.cache}
 
 
 class Feed:
     """A DataFrame, and how its columns become tensors.
+
+    Columns are named as in the DataFrame, fields of structs as ``"column.field"``. Which Spark type
+    becomes which tensor is a table in the guide, docs/guide/feeding.md.
 
     Parameters
     ----------
@@ -42,14 +47,29 @@ class Feed:
     columns
         Columns to feed; all by default.
     shapes
-        Shape of one row's value for array columns, such as ``{"image": (28, 28)}``. Without it the
-        first row tells the length. Every row must have the same length.
+        Shape of one row's value for arrays, vectors and images, such as ``{"image": (28, 28)}``.
+        Without it the first row tells the lengths, and every row must have the same. None is a
+        length that varies, one for each such array: ``{"words": (None,), "vectors": (None, 128)}``
+        are ragged tensors.
     raw
         Binary columns that hold little-endian elements of a dense tensor, such as
         ``{"image": ("float32", (784,))}``: the fastest way from Spark to TensorFlow.
+    cast
+        Types to convert to on the way, such as ``{"x": "float32"}`` for doubles. Integers that do
+        not fit are an error. Decimals: ``"float64"``, ``"float32"``, ``"string"``, or ``"scaled"``
+        for int64 without the point; without a cast they are float64, unless they have more than 15
+        digits.
+    fill
+        What stands for nulls, by column. Without it (and without a mask) nulls are an error.
+    mask
+        Columns whose nulls are said by a further boolean column, named with ``_mask`` at the end:
+        True where there was a value. Under the mask lies `fill`, or zero.
+    vectors
+        ``"dense"`` or ``"sparse"`` for vectors of Spark's ML library; otherwise as the first row is.
     cache
         How nodes keep rows for later epochs. ``"auto"``: in memory, what does not fit on local disk;
-        ``"memory"``: more than the memory is an error; ``"disk"``; ``"none"``: rows can be read once.
+        ``"memory"``: more than the memory is an error; ``"disk"``; ``"none"`` or None: rows can be
+        read once.
     order_by
         Columns, among those fed, that give each row its node and its place when runs may be
         restarted (``max_restarts``); rows that are equal in them are told apart by the rest. By
@@ -59,7 +79,7 @@ class Feed:
         time it is computed, so that a restarted run need not sort it.
     probe
         Whether to look at the first row before anything starts; finds empty data and wrong shapes
-        early, for one small Spark job. Without it, array columns need `shapes`.
+        early, for one small Spark job. Without it, arrays, vectors and images need `shapes`.
 
     Examples
     --------
@@ -73,7 +93,11 @@ class Feed:
         columns: Sequence[str] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         raw: Mapping[str, _schema.RawSpec] | None = None,
-        cache: str = "auto",
+        cast: Mapping[str, str] | None = None,
+        fill: Mapping[str, Any] | None = None,
+        mask: Sequence[str] = (),
+        vectors: Mapping[str, str] | None = None,
+        cache: str | None = "auto",
         order_by: str | Sequence[str] = (),
         stable: bool = False,
         probe: bool = True,
@@ -87,12 +111,21 @@ class Feed:
             raise InvalidArgumentError("a streaming DataFrame cannot be fed to a run")
         if isinstance(columns, str):
             raise InvalidArgumentError(f"columns= is a list of names: columns=[{columns!r}]")
+        if isinstance(mask, str):
+            raise InvalidArgumentError(f"mask= is a list of names: mask=[{mask!r}]")
+        cache = "none" if cache is None else cache
         if cache not in _CACHES:
             raise InvalidArgumentError(f"cache={cache!r} is not one of {', '.join(_CACHES)}")
         self.df = df
         self.columns = None if columns is None else list(columns)
-        self.shapes = dict(shapes or {})
-        self.raw = dict(raw or {})
+        self.options = _schema.Options(
+            shapes=dict(shapes or {}),
+            raw=dict(raw or {}),
+            cast=dict(cast or {}),
+            fill=dict(fill or {}),
+            mask=list(mask),
+            vectors=dict(vectors or {}),
+        )
         self.cache = cache
         self.order_by = (order_by,) if isinstance(order_by, str) else tuple(order_by)
         self.stable = stable
@@ -118,37 +151,35 @@ class Feed:
                 raise InvalidArgumentError(
                     f"{where}order_by names {key!r}, which is not fed; fed are {', '.join(names)}"
                 )
-        columns = _schema.plan_columns(
-            self.df.schema, names, shapes=self.shapes, raw=self.raw, where=where
-        )
+        planned = _schema.plan_columns(self.df.schema, names, self.options, where=where)
         if self.probe:
-            columns = self._probed(columns, where)
-        for column in columns:
-            if column.shape is None:
-                raise InvalidArgumentError(
-                    f"{where}column {column.name!r} is an array and probe=False: say its length by "
-                    f"shapes={{{column.name!r}: (…,)}}"
-                )
+            planned = _schema.plan_columns(
+                self.df.schema,
+                names,
+                self.options,
+                measured=self._measure(planned.asked, where),
+                where=where,
+            )
+        elif planned.unknown:
+            unknown = planned.unknown[0]
+            raise InvalidArgumentError(
+                f"{where}column {unknown!r} is an array, vector or image, and probe=False: say its "
+                f"length by shapes={{{unknown!r}: (…,)}} (and, for a vector, vectors=)"
+            )
         frame = self.df
         if list(names) != list(self.df.columns):
             frame = self.df.select(*[_schema.quote(column) for column in names])
-        return PlannedFeed(name, frame, columns, self.cache, self.order_by, self.stable)
+        return PlannedFeed(name, frame, planned.to_json(), self.cache, self.order_by, self.stable)
 
-    def _probed(self, columns: list[_schema.Column], where: str) -> list[_schema.Column]:
-        asked = {c.name: sql for c in columns if (sql := _schema.probe_expression(c))}
-        rows = self.df.limit(1).selectExpr("1 as there", *asked.values()).collect()
+    def _measure(self, asked: Sequence[str], where: str) -> dict[str, Any]:
+        """Evaluate expressions on the first row."""
+        rows = self.df.limit(1).selectExpr("1 as there", *asked).collect()
         if not rows:
             raise InvalidArgumentError(
                 f"{where}the DataFrame has no rows: check its filters and joins, "
                 "or leave the feed out of data="
             )
-        measured = dict(zip(asked, list(rows[0])[1:], strict=True))
-        return [
-            _schema.settle(column, measured[column.name], where)
-            if column.name in measured
-            else column
-            for column in columns
-        ]
+        return dict(zip(asked, list(rows[0])[1:], strict=True))
 
 
 def plan_feeds(data: Any) -> list[PlannedFeed]:

@@ -1,80 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the schema of a Spark DataFrame into the schema of a feed, or says why a column cannot go."""
+"""Turns the schema of a Spark DataFrame into the schema of a feed, or says why a column cannot go.
+
+A feed has flat columns (docs/formats/schema.md), which lie in shared memory, and *values*: how
+tensors are put together of columns. Most values are one column; a ragged array of arrays is two, a
+struct is a dict of values.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from .errors import InvalidArgumentError
 
-# Spark's name of a type -> NumPy's name of the elements that tensors will have.
-_NUMBERS = {
-    "boolean": "bool",
-    "tinyint": "int8",
-    "smallint": "int16",
-    "int": "int32",
-    "bigint": "int64",
-    "float": "float32",
-    "double": "float64",
-}
-_SCALARS = {**_NUMBERS, "date": "int32", "timestamp": "int64", "timestamp_ntz": "int64"}
-_RAW_DTYPES = ("bool", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
-
 RawSpec = tuple[str, tuple[int, ...]]
+Value = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column of a feed.
-
-    Attributes
-    ----------
-    name
-        As in the DataFrame.
-    dtype
-        NumPy's name of the elements, or ``"string"``.
-    source
-        ``"scalar"``, ``"list"`` or ``"raw"``, as the core reads it (docs/formats/schema.md).
-    shape
-        Of one row's value; None as long as only a row can tell the length of an array.
-    """
+    """One flat column of a feed; fields as in docs/formats/schema.md, left out where None."""
 
     name: str
     dtype: str
     source: str
-    shape: tuple[int, ...] | None
-
-    @property
-    def elements(self) -> int | None:
-        """Elements of one row's value; None when not known yet."""
-        return None if self.shape is None else math.prod(self.shape)
+    shape: tuple[int, ...]
+    levels: tuple[int, ...] | None = None
+    path: tuple[str, ...] | None = None
+    cast_from: str | None = None
+    decimal: int | None = None
+    fill: Any = None
+    expect: Mapping[str, int] | None = None
+    limit: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form of docs/formats/schema.md."""
-        if self.shape is None:
-            raise InvalidArgumentError(f"column {self.name!r} has no shape yet")
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "source": self.source,
-            "shape": list(self.shape),
+        out = {"name": self.name, "dtype": self.dtype, "source": self.source}
+        out["shape"] = list(self.shape)  # type: ignore[assignment]
+        more = {
+            "levels": self.levels and list(self.levels),
+            "path": self.path and list(self.path),
+            "from": self.cast_from,
+            "decimal": self.decimal,
+            "fill": self.fill,
+            "expect": self.expect and dict(self.expect),
+            "limit": self.limit,
         }
+        return out | {key: value for key, value in more.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a `Feed` says of its columns, by column or, in structs, by ``column.field``."""
+
+    shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    raw: Mapping[str, RawSpec] = dataclasses.field(default_factory=dict)
+    cast: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fill: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mask: Sequence[str] = ()
+    vectors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def named(self) -> Iterator[tuple[str, str]]:
+        """Each option and column that it names."""
+        for field in dataclasses.fields(self):
+            for name in getattr(self, field.name):
+                yield field.name, name
+
+
+@dataclasses.dataclass
+class Planned:
+    """Columns and values of a feed, and what only a row can tell.
+
+    Attributes
+    ----------
+    columns
+        Flat columns, in order.
+    values
+        Values by name; ``{"name": …, "kind": …, …}``, see docs/formats/schema.md.
+    asked
+        SQL expressions about the first row that can be measured.
+    unknown
+        Columns whose form only the first row can tell.
+    """
+
+    columns: list[Column]
+    values: list[Value]
+    asked: list[str]
+    unknown: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schema; without `values` when each is the column of its name."""
+        schema: dict[str, Any] = {"version": 2, "columns": [c.to_json() for c in self.columns]}
+        flat = [{"name": c.name, "kind": "dense", "part": c.name} for c in self.columns]
+        if self.values != flat:
+            schema["values"] = self.values
+        return schema
 
 
 def plan_columns(
     schema: Any,
     names: Sequence[str],
+    options: Options | None = None,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    raw: Mapping[str, RawSpec] | None = None,
+    measured: Mapping[str, Any] | None = None,
     where: str = "",
-) -> list[Column]:
-    """Map Spark columns to feed columns.
+) -> Planned:
+    """Map Spark columns to the columns and values of a feed.
 
     Parameters
     ----------
@@ -82,100 +114,65 @@ def plan_columns(
         Schema of the DataFrame.
     names
         Columns to take, in this order.
-    shapes
-        Shape of one row's value for array columns; otherwise the first row tells the length.
-    raw
-        Binary columns that hold little-endian elements: ``{"image": ("float32", (28, 28))}``.
+    options
+        What the user says of columns.
+    measured
+        What the first row tells of each expression that an earlier call asked for. Without it,
+        lengths that nobody said are taken as 1, and `Planned.asked` says what to measure.
     where
         Put before messages, such as ``"feed 'train': "``.
 
     Raises
     ------
     InvalidArgumentError
-        A column does not exist or has a type that cannot be fed; says what to do instead.
+        A column does not exist or has a type that cannot be fed, or an option does not fit; says
+        what to do instead.
     """
-    shapes, raw = dict(shapes or {}), dict(raw or {})
+    options = options or Options()
     fields = {field.name: field for field in schema.fields}
-    for option, given in (("columns", names), ("shapes", shapes), ("raw", raw)):
-        for name in given:
-            if name not in fields:
-                raise InvalidArgumentError(
-                    f"{where}{option} names {name!r}, but the DataFrame has {_listed(fields)}"
-                )
-            if name not in names:
-                raise InvalidArgumentError(
-                    f"{where}{option} names {name!r}, which is not in columns"
-                )
     for name in names:
+        if name not in fields:
+            raise InvalidArgumentError(
+                f"{where}columns names {name!r}, but the DataFrame has {listed(fields)}"
+            )
         if list(names).count(name) > 1 or [f.name for f in schema.fields].count(name) > 1:
             raise InvalidArgumentError(
                 f"{where}column {name!r} is there twice: rename one, or choose with columns="
             )
     if not names:
         raise InvalidArgumentError(f"{where}there is no column to feed")
-    columns = []
+    from ._planning import Planner  # which needs Column
+
+    planner = Planner(options, measured, where, set(names))
     for name in names:
-        context = f"{where}column {name!r}"
-        if name in raw:
-            if name in shapes:
+        planner.add(name, fields[name].dataType)
+    for option, name in options.named():
+        if name not in planner.seen:
+            if name in fields and name not in names:
                 raise InvalidArgumentError(
-                    f"{context} is in shapes= and in raw=: raw= has the shape"
+                    f"{where}{option} names {name!r}, which is not in columns"
                 )
-            columns.append(_raw_column(name, fields[name].dataType, raw[name], context))
-        else:
-            columns.append(_column(name, fields[name].dataType, shapes.get(name), context))
-    return columns
-
-
-def probe_expression(column: Column) -> str | None:
-    """Return SQL for what the first row must tell: elements of an array, bytes of a raw value."""
-    quoted = quote(column.name)
-    if column.source == "list":
-        return f"cast(size({quoted}) as bigint)"
-    if column.source == "raw":
-        return f"cast(octet_length({quoted}) as bigint)"
-    return None
-
-
-def settle(column: Column, measured: int | None, where: str = "") -> Column:
-    """Complete a column by what the first row told, or refuse it.
-
-    Parameters
-    ----------
-    column
-        As planned.
-    measured
-        Value of `probe_expression` in the first row; None or negative when the value is null.
-    where
-        Put before messages.
-    """
-    context = f"{where}column {column.name!r}"
-    if measured is None or measured < 0:
-        raise InvalidArgumentError(
-            f"{context} is null in the first row: nulls cannot be fed; "
-            "drop such rows (df.na.drop) or fill them (coalesce)"
-        )
-    if column.source == "raw":
-        expected = (column.elements or 0) * np.dtype(column.dtype).itemsize
-        if measured != expected:
             raise InvalidArgumentError(
-                f"{context} holds {measured} bytes in the first row, but raw= says "
-                f"{column.dtype} of shape {column.shape}, which is {expected} bytes"
+                f"{where}{option} names {name!r}, but the DataFrame has "
+                f"{listed([*fields, *(s for s in planner.seen if s not in fields)])}"
             )
-        return column
-    if column.shape is None:
-        if measured == 0:
-            raise InvalidArgumentError(
-                f"{context} is an empty array in the first row: say its length by "
-                f"shapes={{{column.name!r}: (…,)}}"
-            )
-        return dataclasses.replace(column, shape=(measured,))
-    if measured != column.elements:
-        raise InvalidArgumentError(
-            f"{context} has {measured} elements in the first row, but shapes= says "
-            f"{column.shape}, which is {column.elements}: every row must have the same length"
-        )
-    return column
+    return Planned(planner.columns, planner.values, planner.asked, planner.unknown)
+
+
+def inputs(schema: Mapping[str, Any]) -> list[str]:
+    """Names of the DataFrame columns that a feed's schema is made of, in order."""
+    return list(dict.fromkeys((c.get("path") or [c["name"]])[0] for c in schema["columns"]))
+
+
+def values_of(schema: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Values of a schema, with ``columns``: the flat columns that they are made of, by name."""
+    if not isinstance(schema, Mapping):
+        schema = {"columns": schema}
+    columns = {column["name"]: column for column in schema["columns"]}
+    values = schema.get("values")
+    if values is None:
+        values = [{"name": name, "kind": "dense", "part": name} for name in columns]
+    return [{**value, "columns": columns} for value in values]
 
 
 def quote(name: str) -> str:
@@ -183,79 +180,6 @@ def quote(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def _column(name: str, spark_type: Any, shape: Sequence[int] | None, context: str) -> Column:
-    kind = spark_type.simpleString()
-    type_name = spark_type.typeName()
-    if type_name == "array":
-        element = spark_type.elementType.simpleString()
-        if element not in _NUMBERS:
-            raise InvalidArgumentError(f"{context} is {kind}: {_array_advice(name, spark_type)}")
-        checked = None if shape is None else _checked_shape(shape, context)
-        return Column(name, _NUMBERS[element], "list", checked)
-    if shape is not None:
-        raise InvalidArgumentError(f"{context} is {kind}: only array columns can have a shape")
-    if kind in _SCALARS:
-        return Column(name, _SCALARS[kind], "scalar", ())
-    if type_name in ("string", "binary", "char", "varchar"):
-        return Column(name, "string", "scalar", ())
-    raise InvalidArgumentError(
-        f"{context} is {kind}, which cannot be fed: {_advice(name, spark_type)}"
-    )
-
-
-def _raw_column(name: str, spark_type: Any, spec: RawSpec, context: str) -> Column:
-    if spark_type.typeName() != "binary":
-        raise InvalidArgumentError(
-            f"{context} is {spark_type.simpleString()}: raw= is for binary columns only"
-        )
-    try:
-        dtype, shape = spec
-        dtype = np.dtype(dtype).name
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(
-            f"{context}: raw= wants (dtype, shape) such as ('float32', (784,)), not {spec!r}"
-        ) from None
-    if dtype not in _RAW_DTYPES:
-        raise InvalidArgumentError(
-            f"{context}: raw= cannot hold {dtype}; one of {_listed(_RAW_DTYPES)}"
-        )
-    return Column(name, dtype, "raw", _checked_shape(shape, context))
-
-
-def _checked_shape(shape: Any, context: str) -> tuple[int, ...]:
-    if isinstance(shape, int):
-        shape = (shape,)
-    try:
-        checked = tuple(int(n) for n in shape)
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"{context}: {shape!r} is not a shape") from None
-    if any(n < 1 for n in checked):
-        raise InvalidArgumentError(f"{context}: shape {checked} has a dimension below 1")
-    return checked
-
-
-def _array_advice(name: str, spark_type: Any) -> str:
-    element = spark_type.elementType
-    if element.typeName() == "array":
-        return (
-            f"nested arrays cannot be fed; use flatten({name}) and give the shape by "
-            f"shapes={{{name!r}: (rows, columns)}}"
-        )
-    if element.typeName() == "decimal":
-        return f"cast it: transform({name}, v -> float(v))"
-    return "only arrays of numbers or booleans can be fed; make one column of each element"
-
-
-def _advice(name: str, spark_type: Any) -> str:
-    kind = type(spark_type).__name__
-    if kind == "VectorUDT" or "vector" in spark_type.simpleString().lower():
-        return f"use pyspark.ml.functions.vector_to_array({name!r}, 'float32')"
-    return {
-        "decimal": f"cast it: cast({name} as double)",
-        "struct": f"select its fields: select('{name}.*')",
-        "map": f"select the values that you need: {name}['key'] as a column",
-    }.get(spark_type.typeName(), "cast it to a number or string, or leave it out by columns=")
-
-
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Return names as a message lists them."""
     return ", ".join(map(str, names))

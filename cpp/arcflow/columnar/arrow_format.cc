@@ -99,15 +99,35 @@ std::string Describe(const ArrowSchema& type, int depth) {
 std::string DescribeType(const ArrowSchema& type) { return Describe(type, 0); }
 
 std::string DescribeColumn(const Column& column) {
-  const std::string dtype(NameOf(column.dtype));
+  std::string dtype(NameOf(column.from.value_or(column.dtype)));
+  if (column.decimal_scale) {
+    dtype = "decimal of scale " + std::to_string(*column.decimal_scale);
+  } else if (column.dtype == DType::kString) {
+    dtype = "string or binary";
+  }
   switch (column.source) {
     case Source::kScalar:
-      return column.dtype == DType::kString ? "string or binary" : dtype;
+    case Source::kMask:
+      return dtype;
     case Source::kList:
-      return "list<" + dtype + "> of length " + std::to_string(column.row_elements());
+      break;
     case Source::kRaw:
       return "binary of " + std::to_string(column.row_bytes()) + " bytes (" +
              std::to_string(column.row_elements()) + " x " + dtype + ")";
+    case Source::kLengths:
+      dtype = "list or string";
+      break;
+    case Source::kBytes:
+      dtype = "string or binary";
+      break;
+    case Source::kVector:
+    case Source::kVectorIndices:
+      return "vector (struct of type, size, indices and values)";
+  }
+  const std::vector<std::int64_t> levels = column.list_levels();
+  for (auto level = levels.rbegin(); level != levels.rend(); ++level) {
+    dtype = "list<" + dtype + ">";
+    if (*level != kVariable) dtype += " of length " + std::to_string(*level);
   }
   return dtype;
 }

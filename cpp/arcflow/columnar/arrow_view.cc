@@ -2,140 +2,16 @@
 // ViewBatch: every check a record batch must pass before one byte of it is copied.
 #include "arcflow/columnar/arrow_view.h"
 
-#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 
 #include "arcflow/columnar/arrow_format.h"
+#include "arcflow/columnar/arrow_parts.h"
+#include "arcflow/columnar/arrow_walk.h"
 
 namespace arcflow::columnar {
-namespace {
-
-template <typename T>
-T LoadAt(const std::byte* base, std::size_t i) {
-  T value;
-  std::memcpy(&value, base + i * sizeof(T), sizeof(T));  // Arrow buffers may lie anywhere
-  return value;
-}
-
-const std::byte* Buffer(const ArrowArray& array, std::int64_t i) {
-  if (array.n_buffers <= i || array.buffers == nullptr) return nullptr;
-  return static_cast<const std::byte*>(array.buffers[i]);
-}
-
-/// Rows [begin, begin + rows) of an array, its own offset included.
-struct Range {
-  std::size_t begin = 0;
-  std::size_t rows = 0;
-};
-
-std::string RowsText(std::uint64_t n, const char* one, const char* many) {
-  return std::to_string(n) + " " + (n == 1 ? one : many);
-}
-
-/// `array.offset + begin` after checking that the array holds `rows` values from `begin`, with no
-/// sum overflowing.
-Result<Range> RangeOf(const ArrowArray& array, std::size_t begin, std::size_t rows) {
-  constexpr std::int64_t kLimit = std::int64_t{1}
-                                  << 56;  // far above real sizes, far below overflow
-  if (array.length < 0 || array.offset < 0 || array.length > kLimit || array.offset > kLimit) {
-    return InvalidArgument("impossible length " + std::to_string(array.length) + " or offset " +
-                           std::to_string(array.offset));
-  }
-  if (begin + rows > static_cast<std::size_t>(array.length)) {
-    return InvalidArgument("holds " + std::to_string(array.length) + " values, needs " +
-                           std::to_string(begin + rows));
-  }
-  return Range{static_cast<std::size_t>(array.offset) + begin, rows};
-}
-
-std::size_t CountNulls(const std::byte* bitmap, Range range) {
-  std::size_t valid = 0;
-  std::size_t i = range.begin;
-  const std::size_t end = range.begin + range.rows;
-  const auto bit = [&](std::size_t at) {
-    return (std::to_integer<unsigned>(bitmap[at / 8]) >> (at % 8)) & 1U;
-  };
-  for (; i < end && i % 8 != 0; ++i) valid += bit(i);
-  for (; i + 64 <= end; i += 64) {
-    std::uint64_t word;
-    std::memcpy(&word, bitmap + i / 8, sizeof(word));
-    valid += static_cast<std::size_t>(__builtin_popcountll(word));
-  }
-  for (; i < end; ++i) valid += bit(i);
-  return range.rows - valid;
-}
-
-Status CheckNoNulls(const ArrowArray& array, Range range, const char* advice) {
-  const std::byte* bitmap = Buffer(array, 0);
-  if (bitmap == nullptr) {
-    if (array.null_count > 0 && range.rows > 0) {
-      return InvalidArgument("says it has nulls but has no validity bitmap");
-    }
-    return Status::Ok();
-  }
-  const std::size_t nulls = CountNulls(bitmap, range);
-  if (nulls == 0) return Status::Ok();
-  return InvalidArgument(RowsText(nulls, "null", "nulls") + "; " + advice);
-}
-
-constexpr char kRowAdvice[] =
-    "tensors have no nulls: drop such rows (df.dropna) or fill them (df.fillna) before feeding";
-
-/// Checks `rows + 1` offsets: not negative, never falling, at most `limit`; with `exact`, each step
-/// must be that long.
-template <typename T>
-Status CheckOffsets(const std::byte* offsets, std::size_t rows, std::uint64_t limit,
-                    const std::size_t* exact, const char* unit) {
-  T bad = 0;
-  const T first = LoadAt<T>(offsets, 0);
-  if (exact != nullptr && *exact <= static_cast<std::size_t>(std::numeric_limits<T>::max())) {
-    const T want = static_cast<T>(*exact);
-    for (std::size_t i = 0; i < rows; ++i) {
-      // Unsigned, because hostile offsets may differ by more than T holds.
-      using U = std::make_unsigned_t<T>;
-      const U step =
-          static_cast<U>(LoadAt<T>(offsets, i + 1)) - static_cast<U>(LoadAt<T>(offsets, i));
-      bad = static_cast<T>(bad | static_cast<T>(step ^ static_cast<U>(want)));
-    }
-  } else {
-    for (std::size_t i = 0; i < rows; ++i) {
-      bad = static_cast<T>(bad | static_cast<T>(LoadAt<T>(offsets, i + 1) < LoadAt<T>(offsets, i)));
-    }
-    if (exact != nullptr) bad = 1;
-  }
-  const T last = LoadAt<T>(offsets, rows);
-  if (bad == 0 && first >= 0 && last >= first && static_cast<std::uint64_t>(last) <= limit) {
-    return Status::Ok();
-  }
-  for (std::size_t i = 0; i < rows; ++i) {
-    const T a = LoadAt<T>(offsets, i);
-    const T b = LoadAt<T>(offsets, i + 1);
-    if (a < 0 || b < a || static_cast<std::uint64_t>(b) > limit) {
-      return InvalidArgument("row " + std::to_string(i) + ": corrupt offsets " + std::to_string(a) +
-                             " and " + std::to_string(b));
-    }
-    if (exact != nullptr && static_cast<std::uint64_t>(b - a) != *exact) {
-      return InvalidArgument("row " + std::to_string(i) + ": " + std::to_string(b - a) + " " +
-                             unit + ", the schema says " + std::to_string(*exact) +
-                             "; every row must have the same length: pad or cut it before feeding");
-    }
-  }
-  return InvalidArgument("corrupt offsets");
-}
-
-Status CheckOffsets(bool wide, const std::byte* offsets, std::size_t rows, std::uint64_t limit,
-                    const std::size_t* exact, const char* unit) {
-  return wide ? CheckOffsets<std::int64_t>(offsets, rows, limit, exact, unit)
-              : CheckOffsets<std::int32_t>(offsets, rows, limit, exact, unit);
-}
-
-std::uint64_t OffsetAt(bool wide, const std::byte* offsets, std::size_t i) {
-  return wide ? static_cast<std::uint64_t>(LoadAt<std::int64_t>(offsets, i))
-              : static_cast<std::uint64_t>(LoadAt<std::int32_t>(offsets, i));
-}
 
 Status WrongType(const Column& column, const ArrowSchema& type) {
   const std::string_view format = type.format;
@@ -149,7 +25,7 @@ Status WrongType(const Column& column, const ArrowSchema& type) {
                          advice);
 }
 
-Status NoBuffer(const char* what) { return InvalidArgument(std::string("has no ") + what); }
+namespace {
 
 /// Elements [range] of a primitive array as a dense or bit view.
 Result<ColumnView> ViewElements(const Column& column, const ArrowArray& array, Range range) {
@@ -203,13 +79,14 @@ Result<ColumnView> ViewList(const Column& column, const ArrowSchema& type, const
   }
   const Result<Range> values = RangeOf(child, first, elements);
   if (!values.ok()) return values.status().WithContext("list values");
-  if (Status s = CheckNoNulls(child, *values, kRowAdvice); !s.ok()) {
+  if (Status s = CheckNoNulls(child, *values); !s.ok()) {
     return s.WithContext("list values");
   }
   return ViewElements(column, child, *values);
 }
 
-/// Strings and raw values: binary, utf8, their large forms and fixed_size_binary.
+}  // namespace
+
 Result<ColumnView> ViewBinary(const Column& column, const ArrowSchema& type,
                               const ArrowArray& array, Range range) {
   const std::string_view format = type.format;
@@ -251,6 +128,8 @@ Result<ColumnView> ViewBinary(const Column& column, const ArrowSchema& type,
   return view;
 }
 
+namespace {
+
 /// A boolean tensor must hold 0 and 1; raw bytes may hold anything.
 Status CheckRawBooleans(const Column& column, const ColumnView& view, std::size_t rows) {
   const std::size_t n = rows * column.row_elements();
@@ -273,7 +152,7 @@ bool TypeFits(const Column& column, const ArrowSchema& type) {
       return IsElementOf(format, column.dtype);
     case Source::kRaw:
       return binary;
-    case Source::kList:
+    default:
       break;
   }
   if (format != "+l" && format != "+L" && !FixedSizeOf(format, "+w:")) return false;
@@ -283,8 +162,22 @@ bool TypeFits(const Column& column, const ArrowSchema& type) {
          IsElementOf(child->format, column.dtype);
 }
 
+/// Whether the column is one Arrow array as it is: no copy but the one into the segment.
+bool IsPlain(const Column& column) {
+  return column.path.size() <= 1 && column.levels.size() <= 1 && !column.from &&
+         !column.decimal_scale && !column.nulls_allowed() && column.source <= Source::kRaw &&
+         (column.dtype == DType::kString || !column.variable());
+}
+
 Result<ColumnView> ViewColumn(const Column& column, const ArrowSchema& type,
                               const ArrowArray& array, std::size_t begin, std::size_t rows) {
+  if (!IsPlain(column)) {
+    ARC_ASSIGN(ColumnView walked, ViewWalked(column, type, array, begin, rows));
+    if (column.source == Source::kRaw && column.dtype == DType::kBool) {
+      ARC_TRY(CheckRawBooleans(column, walked, rows));
+    }
+    return walked;
+  }
   if (type.format == nullptr) return InvalidArgument("has no Arrow type");
   if (type.dictionary != nullptr || array.dictionary != nullptr) {
     return InvalidArgument("is dictionary-encoded (" + DescribeType(type) +
@@ -292,7 +185,7 @@ Result<ColumnView> ViewColumn(const Column& column, const ArrowSchema& type,
   }
   if (!TypeFits(column, type)) return WrongType(column, type);
   ARC_ASSIGN(const Range range, RangeOf(array, begin, rows));
-  ARC_TRY(CheckNoNulls(array, range, kRowAdvice));
+  ARC_TRY(CheckNoNulls(array, range));
   if (column.source == Source::kList) return ViewList(column, type, array, range);
   if (column.source == Source::kScalar && column.dtype != DType::kString) {
     return ViewElements(column, array, range);
@@ -352,7 +245,7 @@ Result<BatchView> ViewBatch(const Schema& schema, const ArrowSchema& type,
   const std::size_t length = array.length < 0 ? 0 : static_cast<std::size_t>(array.length);
   const Result<Range> range = RangeOf(array, 0, length);
   if (!range.ok()) return range.status().WithContext("record batch");
-  if (Status s = CheckNoNulls(array, *range, kRowAdvice); !s.ok()) {
+  if (Status s = CheckNoNulls(array, *range); !s.ok()) {
     return s.WithContext("record batch");
   }
   const auto index = ChildrenByName(type);
@@ -361,7 +254,7 @@ Result<BatchView> ViewBatch(const Schema& schema, const ArrowSchema& type,
   batch.columns.reserve(schema.columns.size());
   for (const Column& column : schema.columns) {
     const std::string label = "column '" + column.name + "'";
-    const auto it = index.find(column.name);
+    const auto it = index.find(column.path.empty() ? column.name : column.path.front());
     if (it == index.end()) {
       return InvalidArgument(label + ": missing; the batch has " + Names(type));
     }

@@ -22,8 +22,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!schema.ok()) return 0;
   for (const auto& column : schema->columns) {
     if (column.row_bytes() > Schema::kMaxRowBytes) std::abort();
+    if (column.variable() && column.item_bytes() == 0) std::abort();
   }
   const arcflow::Result<Schema> again = Schema::FromJson(schema->ToJson());
-  if (!again.ok() || !(*again == *schema)) std::abort();
+  // As text, because a NaN to fill with is not equal to itself.
+  if (!again.ok() || again->ToJson() != schema->ToJson()) std::abort();
   return 0;
 }

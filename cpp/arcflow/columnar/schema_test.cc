@@ -80,7 +80,11 @@ TEST(SchemaTest, RefusesWhatIsNotASchema) {
   ExpectRefused(json::parse(R"({"columns": {}})"), "'columns' must be an array");
   ExpectRefused(json::parse(R"({"columns": []})"), "no columns");
   ExpectRefused(json::parse(R"({"columns": [1]})"), "column 0: must be an object, is number");
-  ExpectRefused(json::parse(R"({"columns": [], "version": 2})"), "unknown key 'version'");
+  ExpectRefused(json::parse(R"({"columns": [], "row": 2})"), "unknown key 'row'");
+  ExpectRefused(json::parse(R"({"columns": [], "version": 3})"), "version 3, this program reads");
+  ExpectRefused(json::parse(R"({"columns": [], "version": "2"})"), "version must be an integer");
+  ExpectRefused(json::parse(R"({"columns": [{"name": "x", "dtype": "int8"}], "values": {}})"),
+                "'values' must be an array");
 }
 
 TEST(SchemaTest, RefusesBadColumnsByName) {
@@ -123,6 +127,53 @@ TEST(SchemaTest, RefusesContradictions) {
   ExpectRefused(json::parse(R"({"columns": [{"name": "x", "dtype": "int8"},
                                             {"name": "x", "dtype": "bool"}]})"),
                 "column 'x': the name is there twice");
+}
+
+TEST(SchemaTest, RefusesContradictionsOfLevelsCastsAndFills) {
+  const auto refused = [](const std::string& fields, const std::string& part) {
+    SCOPED_TRACE(fields);
+    ExpectRefused(OneColumn((R"({"name": "x", )" + fields + "}").c_str()), "column 'x': " + part);
+  };
+  refused(R"("dtype": "int8", "levels": [-1])", "source scalar has no levels");
+  refused(R"("dtype": "int8", "source": "list", "levels": [2, 3], "shape": [5])",
+          "levels make 6 elements, the shape says 5");
+  refused(R"("dtype": "int8", "source": "list", "levels": [-1, 3])", "levels make 3 elements");
+  refused(R"("dtype": "int8", "source": "list", "levels": [-2])", "a dimension -2");
+  refused(R"("dtype": "int8", "source": "list", "levels": [-1, 0], "shape": [0])", "items of no");
+  refused(R"("dtype": "int8", "from": "float32")", "cannot cast float32 to int8");
+  refused(R"("dtype": "bool", "from": "int8")", "cannot cast int8 to bool");
+  refused(R"("dtype": "int8", "from": "int16", "source": "raw")", "'from' needs source");
+  refused(R"("dtype": "int8", "decimal": 2)", "a decimal becomes float64");
+  refused(R"("dtype": "int64", "decimal": 39)", "'decimal' is above 38");
+  refused(R"("dtype": "int8", "fill": 128)", "fill 128 is no int8");
+  refused(R"("dtype": "int8", "fill": 1.5)", "fill 1.5 is no int8");
+  refused(R"("dtype": "float32", "fill": "many")", "fill \"many\" is no float32");
+  refused(R"("dtype": "bool", "fill": 1)", "fill 1 is no bool");
+  refused(R"("dtype": "string", "fill": 1)", "fill 1 is no string");
+  refused(R"("dtype": "int32", "source": "lengths")", "source lengths needs dtype int64");
+  refused(R"("dtype": "float64", "source": "vector", "limit": 3)", "source vector needs the shape");
+  refused(R"("dtype": "float32", "source": "vector", "limit": 3, "shape": [3])",
+          "a vector holds float64: say");
+  refused(R"("dtype": "int8", "limit": 3)", "'limit' is for vectors");
+  refused(R"("dtype": "int8", "path": "x")", "'path' must be an array");
+  refused(R"("dtype": "int8", "expect": {"y": 1})", "'expect' needs a path");
+}
+
+TEST(SchemaTest, EveryKeyComesBack) {
+  const json text =
+      json::parse(R"({"version": 2, "values": [{"name": "v", "any": ["thing"]}], "columns": [
+      {"name": "a", "dtype": "float32", "source": "list", "shape": [3], "levels": [-1, 3],
+       "path": ["s", "a"], "from": "float64", "fill": "nan"},
+      {"name": "b", "dtype": "int64", "source": "scalar", "shape": [], "decimal": 2, "fill": -3},
+      {"name": "c", "dtype": "uint8", "source": "raw", "shape": [2], "path": ["i", "data"],
+       "expect": {"height": 2, "mode": 0}},
+      {"name": "d", "dtype": "int64", "source": "vector_indices", "shape": [], "limit": 7}]})");
+  const Result<Schema> sut = Schema::FromJson(text);
+  ASSERT_TRUE(sut.ok()) << sut.status().ToString();
+  EXPECT_EQ(sut->ToJson(), text);
+  EXPECT_TRUE(sut->columns[0].variable());
+  EXPECT_EQ(sut->columns[0].item_bytes(), 12u);
+  EXPECT_EQ(sut->columns[0].row_bytes(), 0u);
 }
 
 TEST(SchemaTest, RefusesMoreColumnsThanTheBound) {

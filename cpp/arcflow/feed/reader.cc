@@ -244,8 +244,8 @@ void Reader::Impl::Count(const Batch& batch) {
   std::uint64_t bytes = 0;
   bool copied = false;
   for (std::size_t c = 0; c < schema.columns.size(); ++c) {
-    if (schema.columns[c].dtype == columnar::DType::kString) {
-      for (const Piece& p : batch.pieces) bytes += p.segment->StringBytes(c, p.begin, p.rows);
+    if (schema.columns[c].variable()) {
+      for (const Piece& p : batch.pieces) bytes += p.segment->RowBytes(c, p.begin, p.rows);
     } else {
       bytes += batch.rows() * schema.columns[c].row_bytes();
       copied = copied || (schema.columns[c].row_bytes() > 0 && DenseView(batch, c).empty());

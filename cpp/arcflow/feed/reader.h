@@ -109,9 +109,29 @@ std::span<const std::byte> DenseView(const Batch& batch, std::size_t column);
 Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
                   std::span<std::byte> out);
 
-/// The string values of a column in order, padding included (empty strings, or the last real
-/// value). Views live as long as the pieces. DataLoss when offsets in shared memory are out of
+/// The bytes of each row of a variable column in order, padding included (no bytes, or the last
+/// real row's). Views live as long as the batch. DataLoss when offsets in shared memory are out of
 /// bounds.
 Status StringColumn(const Batch& batch, std::size_t column, std::vector<std::string_view>* out);
+
+/// A variable column of a batch, padding included. Everything was checked, and is read from here
+/// only, so that nobody who scribbles into shared memory can make the parts disagree.
+struct RaggedRows {
+  std::vector<std::int64_t> splits;                // rows + 1: items before each row, and all
+  std::vector<std::span<const std::byte>> chunks;  // the items, in order; live as long as the batch
+  std::size_t bytes = 0;                           // of all chunks
+};
+/// Errors: InvalidArgument for a column of fixed width; DataLoss as StringColumn.
+Status RaggedColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
+                    RaggedRows* out);
+/// The items when they lie in one place that a tensor may use as it is (see DenseView); else empty.
+std::span<const std::byte> DenseItems(const Batch& batch, const RaggedRows& rows);
+/// Copies all items to `out`, which must have room for `rows.bytes`.
+void CopyItems(const RaggedRows& rows, std::byte* out);
+
+/// The strings of arrays of strings, which lie as two columns: their `lengths` (kLengths, fixed or
+/// ragged) and their `bytes` (kBytes). In order, padding included. DataLoss when the two disagree.
+Status ArrayStrings(const Batch& batch, const columnar::Schema& schema, std::size_t lengths,
+                    std::size_t bytes, std::vector<std::string_view>* out);
 
 }  // namespace arcflow::feed

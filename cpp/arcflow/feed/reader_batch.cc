@@ -26,7 +26,7 @@ std::span<const std::byte> DenseView(const Batch& batch, std::size_t column) {
 
 Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
                   std::span<std::byte> out) {
-  if (column >= schema.columns.size() || schema.columns[column].dtype == columnar::DType::kString) {
+  if (column >= schema.columns.size() || schema.columns[column].variable()) {
     return InvalidArgument("column " + std::to_string(column) + " is not of fixed width");
   }
   const std::size_t row_bytes = schema.columns[column].row_bytes();
@@ -61,11 +61,94 @@ Status StringColumn(const Batch& batch, std::size_t column, std::vector<std::str
   std::vector<std::string_view> values;
   values.reserve(batch.rows());
   for (const Piece& piece : batch.pieces) {
-    ARC_TRY(piece.segment->Strings(column, piece.begin, piece.rows, &values));
+    ARC_TRY(piece.segment->Rows(column, piece.begin, piece.rows, &values));
   }
   const std::string_view last = values.empty() ? std::string_view() : values.back();
   values.insert(values.end(), batch.padding, last);
   *out = std::move(values);
+  return Status::Ok();
+}
+
+Status RaggedColumn(const Batch& batch, const columnar::Schema& schema, std::size_t column,
+                    RaggedRows* out) {
+  if (column >= schema.columns.size() || !schema.columns[column].variable()) {
+    return InvalidArgument("column " + std::to_string(column) + " is of fixed width");
+  }
+  std::vector<std::string_view> rows;
+  ARC_TRY(StringColumn(batch, column, &rows));
+  const std::size_t item_bytes = schema.columns[column].item_bytes();
+  *out = {};
+  out->splits.reserve(rows.size() + 1);
+  out->splits.push_back(0);
+  for (const std::string_view row : rows) {
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(row));
+    out->bytes += bytes.size();
+    out->splits.push_back(static_cast<std::int64_t>(out->bytes / item_bytes));
+    if (bytes.empty()) continue;
+    if (!out->chunks.empty() &&
+        out->chunks.back().data() + out->chunks.back().size() == bytes.data()) {
+      out->chunks.back() = {out->chunks.back().data(), out->chunks.back().size() + bytes.size()};
+    } else {
+      out->chunks.push_back(bytes);
+    }
+  }
+  return Status::Ok();
+}
+
+std::span<const std::byte> DenseItems(const Batch& batch, const RaggedRows& rows) {
+  if (batch.pieces.size() != 1 || batch.padding != 0 || rows.chunks.size() != 1) return {};
+  if (batch.pieces.front().segment->crowded()) return {};
+  const std::span<const std::byte> bytes = rows.chunks.front();
+  return reinterpret_cast<std::uintptr_t>(bytes.data()) % kSegmentAlignment == 0
+             ? bytes
+             : std::span<const std::byte>();
+}
+
+void CopyItems(const RaggedRows& rows, std::byte* out) {
+  for (const std::span<const std::byte> chunk : rows.chunks) {
+    std::memcpy(out, chunk.data(), chunk.size());
+    out += chunk.size();
+  }
+}
+
+Status ArrayStrings(const Batch& batch, const columnar::Schema& schema, std::size_t lengths,
+                    std::size_t bytes, std::vector<std::string_view>* out) {
+  if (lengths >= schema.columns.size() || bytes >= schema.columns.size() ||
+      schema.columns[lengths].dtype != columnar::DType::kInt64 ||
+      !schema.columns[bytes].variable()) {
+    return InvalidArgument("no array of strings");
+  }
+  std::vector<std::int64_t> sizes;
+  RaggedRows ragged;
+  std::size_t per_row = schema.columns[lengths].row_elements();
+  if (schema.columns[lengths].variable()) {
+    ARC_TRY(RaggedColumn(batch, schema, lengths, &ragged));
+    sizes.resize(ragged.bytes / sizeof(std::int64_t));
+    CopyItems(ragged, reinterpret_cast<std::byte*>(sizes.data()));
+  } else {
+    sizes.resize(batch.rows() * per_row);
+    ARC_TRY(CopyColumn(batch, schema, lengths, std::as_writable_bytes(std::span(sizes))));
+  }
+  std::vector<std::string_view> rows;
+  ARC_TRY(StringColumn(batch, bytes, &rows));
+  out->clear();
+  out->reserve(sizes.size());
+  std::size_t next = 0;
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    std::string_view rest = rows[row];
+    const std::size_t end = ragged.splits.empty()
+                                ? next + per_row
+                                : static_cast<std::size_t>(ragged.splits[row + 1]) * per_row;
+    for (; next < end; ++next) {
+      if (sizes[next] < 0 || static_cast<std::size_t>(sizes[next]) > rest.size()) break;
+      out->push_back(rest.substr(0, static_cast<std::size_t>(sizes[next])));
+      rest.remove_prefix(static_cast<std::size_t>(sizes[next]));
+    }
+    if (next != end || !rest.empty()) {
+      return DataLoss("corrupt segment: column '" + schema.columns[bytes].name + "', row " +
+                      std::to_string(row) + " of the batch: the strings' lengths do not fit");
+    }
+  }
   return Status::Ok();
 }
 

@@ -31,8 +31,12 @@ inline columnar::Schema EveryType() {
            {"mask", DType::kBool, Source::kList, {3}},
            {"raw", DType::kInt16, Source::kRaw, {2}},
            {"text", DType::kString, Source::kScalar, {}},
-           {"blob", DType::kString, Source::kScalar, {}}}};
+           {"blob", DType::kString, Source::kScalar, {}},
+           {"bag", DType::kInt32, Source::kList, {2}, {columnar::kVariable, 2}}}};
 }
+
+/// Pairs that row `row` has in "bag".
+inline std::size_t BagSize(std::uint64_t row) { return (row * 5) % 4; }
 
 /// Fixed width only: 64 bytes of floats and a label a row.
 inline columnar::Schema Dense() {
@@ -78,10 +82,17 @@ inline columnar::testing::TestArrayPtr EveryTypeBatch(std::uint64_t first, std::
   for (std::size_t i = 0; i < rows; ++i) {
     raw.emplace_back(reinterpret_cast<const char*>(&numbers[i * 2]), 4);
   }
+  std::vector<std::int32_t> bag_offsets{0};
+  std::vector<std::int32_t> bag;
+  for (std::uint64_t r = first; r < first + rows; ++r) {
+    for (std::size_t e = 0; e < 2 * BagSize(r); ++e) bag.push_back(Value(r, e));
+    bag_offsets.push_back(static_cast<std::int32_t>(bag.size() / 2));
+  }
+  auto pairs = FixedList("item", 2, bag_offsets.back(), Primitive("item", "i", bag));
   return RecordBatch(
-      n, Strings("text", "u", Texts(first, rows, 0), 5),
-      Strings("blob", "Z", Texts(first, rows, 4)), Strings("raw", "z", raw),
-      Bools("flag", Flags(first, rows, 1)),
+      n, List<std::int32_t>("bag", bag_offsets, std::move(pairs)),
+      Strings("text", "u", Texts(first, rows, 0), 5), Strings("blob", "Z", Texts(first, rows, 4)),
+      Strings("raw", "z", raw), Bools("flag", Flags(first, rows, 1)),
       Primitive("tiny", "c", Values<std::int8_t>(first, rows, 1)),
       Primitive("small", "s", Values<std::int16_t>(first, rows, 1)),
       Primitive("day", "tdD", Values<std::int32_t>(first, rows, 1)),
@@ -135,6 +146,26 @@ inline std::vector<std::byte> Expected(const columnar::Column& column, std::uint
   return {};
 }
 
+/// "" when "bag" is as it should be; rows of padding have what the last real one has.
+inline std::string CompareBag(const Batch& batch, const columnar::Schema& schema, std::size_t c,
+                              std::uint64_t first) {
+  RaggedRows got;
+  if (Status s = RaggedColumn(batch, schema, c, &got); !s.ok()) return s.ToString();
+  std::vector<std::int64_t> splits{0};
+  std::vector<std::int32_t> want;
+  const std::size_t real = batch.real_rows();
+  for (std::size_t i = 0; i < batch.rows(); ++i) {
+    const std::uint64_t row = first + (i < real ? i : real - 1);
+    const std::size_t pairs = real == 0 ? 0 : BagSize(row);
+    for (std::size_t e = 0; e < 2 * pairs; ++e) want.push_back(Value(row, e));
+    splits.push_back(static_cast<std::int64_t>(want.size() / 2));
+  }
+  if (got.splits != splits) return "splits of bag";
+  std::vector<std::int32_t> items(got.bytes / sizeof(std::int32_t));
+  CopyItems(got, reinterpret_cast<std::byte*>(items.data()));
+  return items == want ? "" : "items of bag";
+}
+
 /// "" when the batch holds rows [first, first + real_rows) and padding that repeats the last of
 /// them (or zeros); else what is wrong.
 inline std::string Compare(const Batch& batch, const columnar::Schema& schema,
@@ -149,6 +180,10 @@ inline std::string Compare(const Batch& batch, const columnar::Schema& schema,
       want.resize(batch.rows(), want.empty() ? std::string() : want.back());
       if (!std::equal(got.begin(), got.end(), want.begin(), want.end()))
         return "strings of " + column.name;
+      continue;
+    }
+    if (column.variable()) {
+      if (std::string wrong = CompareBag(batch, schema, c, first); !wrong.empty()) return wrong;
       continue;
     }
     std::vector<std::byte> got(batch.rows() * column.row_bytes());

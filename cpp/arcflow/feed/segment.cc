@@ -20,10 +20,10 @@ std::size_t HeaderBytes(std::size_t n_columns) {
 }
 
 /// Bytes of the first region of a column; nothing on overflow.
-std::optional<std::size_t> RegionBytes(bool is_string, std::size_t row_bytes, std::size_t rows) {
+std::optional<std::size_t> RegionBytes(bool variable, std::size_t row_bytes, std::size_t rows) {
   std::size_t bytes = 0;
-  const bool overflow = is_string ? __builtin_mul_overflow(rows + 1, kOffsetBytes, &bytes)
-                                  : __builtin_mul_overflow(rows, row_bytes, &bytes);
+  const bool overflow = variable ? __builtin_mul_overflow(rows + 1, kOffsetBytes, &bytes)
+                                 : __builtin_mul_overflow(rows, row_bytes, &bytes);
   if (overflow || bytes > kMaxSegmentBytes) return std::nullopt;
   return bytes;
 }
@@ -50,7 +50,7 @@ Status CheckRegion(const std::string& column, const char* what, std::uint64_t of
 
 Result<ColumnRegion> ReadColumn(const SegmentColumn& raw, const columnar::Column& column,
                                 const SegmentHeader& header, std::uint64_t* end) {
-  const bool is_string = column.dtype == columnar::DType::kString;
+  const bool variable = column.variable();
   if (raw.dtype != static_cast<std::int32_t>(column.dtype)) {
     return WrongField(column.name, "dtype", static_cast<std::uint32_t>(raw.dtype),
                       static_cast<std::uint32_t>(column.dtype));
@@ -58,18 +58,24 @@ Result<ColumnRegion> ReadColumn(const SegmentColumn& raw, const columnar::Column
   if (raw.row_bytes != column.row_bytes()) {
     return WrongField(column.name, "row_bytes", raw.row_bytes, column.row_bytes());
   }
-  const auto size = RegionBytes(is_string, column.row_bytes(), header.capacity_rows);
+  const std::uint32_t flags = variable ? SegmentColumn::kVariableFlag : 0;
+  if (raw.flags != flags) return WrongField(column.name, "flags", raw.flags, flags);
+  const std::size_t item_bytes = variable ? column.item_bytes() : 0;
+  if (raw.item_bytes != item_bytes) {
+    return WrongField(column.name, "item_bytes", raw.item_bytes, item_bytes);
+  }
+  const auto size = RegionBytes(variable, column.row_bytes(), header.capacity_rows);
   if (!size) return Corrupt("column '" + column.name + "': capacity overflows");
   if (raw.size != *size) return WrongField(column.name, "size", raw.size, *size);
   ARC_TRY(CheckRegion(column.name, "region", raw.offset, raw.size, header.size_bytes, end));
-  if (is_string) {
-    ARC_TRY(CheckRegion(column.name, "string bytes", raw.data_offset, raw.data_size,
-                        header.size_bytes, end));
+  if (variable) {
+    ARC_TRY(CheckRegion(column.name, "row bytes", raw.data_offset, raw.data_size, header.size_bytes,
+                        end));
   } else if (raw.data_offset != 0 || raw.data_size != 0) {
-    return Corrupt("column '" + column.name + "': string bytes in a column of fixed width");
+    return Corrupt("column '" + column.name + "': row bytes in a column of fixed width");
   }
-  return ColumnRegion{column.dtype, raw.row_bytes,   raw.offset,
-                      raw.size,     raw.data_offset, raw.data_size};
+  return ColumnRegion{column.dtype,    raw.row_bytes, raw.offset, raw.size,
+                      raw.data_offset, raw.data_size, item_bytes};
 }
 
 Status CheckHeader(const SegmentHeader& header, std::size_t available, std::size_t n_columns) {
@@ -95,7 +101,7 @@ Status CheckHeader(const SegmentHeader& header, std::size_t available, std::size
 }  // namespace
 
 Result<SegmentLayout> SegmentLayout::Plan(const columnar::Schema& schema, std::size_t capacity_rows,
-                                          std::span<const std::size_t> string_bytes) {
+                                          std::span<const std::size_t> data_bytes) {
   if (capacity_rows == 0 || capacity_rows > kMaxSegmentRows) {
     return InvalidArgument("a segment of " + std::to_string(capacity_rows) +
                            " rows is not possible");
@@ -108,18 +114,19 @@ Result<SegmentLayout> SegmentLayout::Plan(const columnar::Schema& schema, std::s
     end = offset + bytes;  // both at most kMaxSegmentBytes
     return offset;
   };
-  std::size_t strings = 0;
+  std::size_t variables = 0;
   for (const columnar::Column& column : schema.columns) {
-    ColumnRegion region{column.dtype, column.row_bytes(), 0, 0, 0, 0};
-    const auto size = RegionBytes(region.is_string(), region.row_bytes, capacity_rows);
+    ColumnRegion region{column.dtype, column.row_bytes(), 0, 0, 0, 0, 0};
+    if (column.variable()) region.item_bytes = column.item_bytes();
+    const auto size = RegionBytes(region.variable(), region.row_bytes, capacity_rows);
     if (!size) return InvalidArgument("column '" + column.name + "': a segment would be too large");
     region.size = *size;
     region.offset = place(region.size);
-    if (region.is_string()) {
-      if (strings >= string_bytes.size() || string_bytes[strings] > kMaxSegmentBytes) {
+    if (region.variable()) {
+      if (variables >= data_bytes.size() || data_bytes[variables] > kMaxSegmentBytes) {
         return InvalidArgument("column '" + column.name + "': no room given for its bytes");
       }
-      region.data_size = string_bytes[strings++];
+      region.data_size = data_bytes[variables++];
       region.data_offset = place(region.data_size);
     }
     if (end > kMaxSegmentBytes) {
@@ -143,6 +150,8 @@ void SegmentLayout::WriteTo(std::byte* base) const {
     const ColumnRegion& c = columns[i];
     SegmentColumn raw{};
     raw.dtype = static_cast<std::int32_t>(c.dtype);
+    raw.flags = c.variable() ? SegmentColumn::kVariableFlag : 0;
+    raw.item_bytes = c.item_bytes;
     raw.row_bytes = c.row_bytes;
     raw.offset = c.offset;
     raw.size = c.size;

@@ -18,7 +18,7 @@ namespace arcflow::feed {
 /// first publish.
 struct SegmentHeader {
   static constexpr std::uint32_t kMagic = 0x53435241;  // "ARCS"
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
 
   std::uint32_t magic;
   std::uint32_t version;
@@ -32,15 +32,18 @@ static_assert(sizeof(SegmentHeader) == 64 && std::is_trivially_copyable_v<Segmen
 
 /// One of these a column, in the schema's order, right after the header.
 struct SegmentColumn {
-  std::int32_t dtype;  // columnar::DType
-  std::uint32_t reserved;
-  std::uint64_t row_bytes;  // 0 for strings
+  std::int32_t dtype;       // columnar::DType
+  std::uint32_t flags;      // kVariableFlag or 0
+  std::uint64_t row_bytes;  // 0 for variable columns
   std::uint64_t
-      offset;  // fixed width: rows one after the other; strings: int64 offsets[capacity_rows + 1]
+      offset;  // fixed width: rows one after the other; variable: int64 offsets[capacity_rows + 1]
   std::uint64_t size;         // bytes of that region
-  std::uint64_t data_offset;  // strings: the bytes; else 0
+  std::uint64_t data_offset;  // variable: the bytes; else 0
   std::uint64_t data_size;
-  std::uint64_t reserved_end[2];
+  std::uint64_t item_bytes;  // variable: every offset is a multiple of this; else 0
+  std::uint64_t reserved_end;
+
+  static constexpr std::uint32_t kVariableFlag = 1;
 };
 static_assert(sizeof(SegmentColumn) == 64 && std::is_trivially_copyable_v<SegmentColumn>);
 
@@ -53,8 +56,9 @@ struct ColumnRegion {
   std::size_t size = 0;
   std::size_t data_offset = 0;
   std::size_t data_size = 0;
+  std::size_t item_bytes = 0;  // of variable columns, whose offsets count bytes; else 0
 
-  bool is_string() const { return dtype == columnar::DType::kString; }
+  bool variable() const { return item_bytes > 0; }
   bool operator==(const ColumnRegion&) const = default;
 };
 
@@ -69,11 +73,11 @@ struct SegmentLayout {
   std::size_t size_bytes = 0;
   std::vector<ColumnRegion> columns;
 
-  /// Lays out `capacity_rows` rows of `schema`; `string_bytes[i]` is the room for the bytes of the
-  /// i-th string column (counting string columns only). Errors: InvalidArgument for sizes beyond
-  /// kMaxSegmentRows or kMaxSegmentBytes.
+  /// Lays out `capacity_rows` rows of `schema`; `data_bytes[i]` is the room for the bytes of the
+  /// i-th variable column (counting variable columns only). Errors: InvalidArgument for sizes
+  /// beyond kMaxSegmentRows or kMaxSegmentBytes.
   static Result<SegmentLayout> Plan(const columnar::Schema& schema, std::size_t capacity_rows,
-                                    std::span<const std::size_t> string_bytes);
+                                    std::span<const std::size_t> data_bytes);
 
   /// Writes header and column descriptors to the start of a segment of at least size_bytes.
   void WriteTo(std::byte* base) const;

@@ -20,13 +20,20 @@ using arcflow::columnar::Schema;
 using arcflow::columnar::Source;
 
 Schema SchemaFor(std::uint8_t choice) {
-  switch (choice % 3) {
+  switch (choice % 4) {
     case 0:
       return {
           {{"x", DType::kFloat32, Source::kList, {3}}, {"s", DType::kString, Source::kScalar, {}}}};
     case 1:
       return {
           {{"s", DType::kString, Source::kScalar, {}}, {"t", DType::kString, Source::kScalar, {}}}};
+    case 3: {
+      Schema ragged{
+          {{"r", DType::kFloat32, Source::kList, {2}}, {"l", DType::kInt64, Source::kLengths, {}}}};
+      ragged.columns[0].levels = {arcflow::columnar::kVariable, 2};
+      ragged.columns[1].levels = {arcflow::columnar::kVariable};
+      return ragged;
+    }
     default:
       return {{{"b", DType::kBool, Source::kScalar, {}}, {"e", DType::kInt64, Source::kList, {0}}}};
   }
@@ -77,13 +84,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         sum += Sum(s.data(), s.size());
       }
     }
-    if ((*view)->StringBytes(c, 0, rows) > bytes) std::abort();
+    if ((*view)->RowBytes(c, 0, rows) > bytes) std::abort();
     const auto dense = (*view)->Dense(c, 0, rows);
     CheckInside(*shared, dense.data(), dense.size());
     sum += Sum(dense.data(), dense.size());
     std::vector<std::byte> copy(batch.rows() * schema.columns[c].row_bytes());
     (void)arcflow::feed::CopyColumn(batch, schema, c, copy);
     (void)arcflow::feed::DenseView(batch, c);
+    arcflow::feed::RaggedRows ragged;
+    if (arcflow::feed::RaggedColumn(batch, schema, c, &ragged).ok()) {
+      std::vector<std::byte> items(ragged.bytes);
+      arcflow::feed::CopyItems(ragged, items.data());
+      for (const auto chunk : ragged.chunks) CheckInside(*shared, chunk.data(), chunk.size());
+      sum += Sum(items.data(), items.size());
+    }
+    (void)arcflow::feed::ArrayStrings(batch, schema, c, (c + 1) % schema.columns.size(), &strings);
   }
   return sum == 0x123456789abcdefULL ? 1 : 0;
 }

@@ -35,19 +35,19 @@ SegmentPlanner::SegmentPlanner(const columnar::Schema& schema, std::size_t segme
       segment_bytes_(std::min(std::max(segment_bytes, kPageBytes), kMaxSegmentBytes)) {
   for (std::size_t i = 0; i < schema.columns.size(); ++i) {
     const columnar::Column& column = schema.columns[i];
-    if (column.dtype == columnar::DType::kString) {
-      string_columns_.push_back(i);
+    if (column.variable()) {
+      variable_columns_.push_back(i);
       fixed_row_bytes_ += sizeof(std::int64_t);
     } else {
       fixed_row_bytes_ += column.row_bytes();  // 4096 columns of 2 GiB at most: no overflow
     }
   }
-  string_bytes_seen_.resize(string_columns_.size());
+  row_bytes_seen_.resize(variable_columns_.size());
 }
 
 Result<SegmentPlanner::Plan> SegmentPlanner::Next(const columnar::BatchView& batch,
                                                   std::size_t begin) const {
-  if (!string_columns_.empty()) return NextWithStrings(batch, begin);
+  if (!variable_columns_.empty()) return NextWithVariable(batch, begin);
   const std::size_t overhead = Overhead(schema_.columns.size(), 0);
   const std::size_t room = segment_bytes_ > overhead ? segment_bytes_ - overhead : 0;
   const double rows =
@@ -58,15 +58,15 @@ Result<SegmentPlanner::Plan> SegmentPlanner::Next(const columnar::BatchView& bat
   return plan;
 }
 
-Result<SegmentPlanner::Plan> SegmentPlanner::NextWithStrings(const columnar::BatchView& batch,
-                                                             std::size_t begin) const {
-  const std::size_t n = string_columns_.size();
+Result<SegmentPlanner::Plan> SegmentPlanner::NextWithVariable(const columnar::BatchView& batch,
+                                                              std::size_t begin) const {
+  const std::size_t n = variable_columns_.size();
   const std::size_t rest = batch.rows - begin;
   std::vector<double> average(n);
   double sum = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    const auto bytes = columnar::StringBytes(batch.columns[string_columns_[i]], begin, rest);
-    average[i] = (string_bytes_seen_[i] + static_cast<double>(bytes)) /
+    const auto bytes = columnar::StringBytes(batch.columns[variable_columns_[i]], begin, rest);
+    average[i] = (row_bytes_seen_[i] + static_cast<double>(bytes)) /
                  (rows_seen_ + static_cast<double>(rest));
     sum += average[i];
   }
@@ -77,15 +77,15 @@ Result<SegmentPlanner::Plan> SegmentPlanner::NextWithStrings(const columnar::Bat
       PowerOfTwoRows(room / (static_cast<double>(fixed_row_bytes_) + kSpare * sum));
   const double left =
       std::max(0.0, room - static_cast<double>(rows) * static_cast<double>(fixed_row_bytes_));
-  std::vector<std::size_t> string_bytes(n);
+  std::vector<std::size_t> data_bytes(n);
   for (std::size_t i = 0; i < n; ++i) {
     const double share = sum > 0 ? average[i] / sum : 1.0 / static_cast<double>(n);
-    const auto next_row = columnar::StringBytes(batch.columns[string_columns_[i]], begin, 1);
-    string_bytes[i] =
+    const auto next_row = columnar::StringBytes(batch.columns[variable_columns_[i]], begin, 1);
+    data_bytes[i] =
         std::max(static_cast<std::size_t>(left * share), static_cast<std::size_t>(next_row));
   }
   Plan plan;
-  ARC_ASSIGN(plan.layout, SegmentLayout::Plan(schema_, rows, string_bytes));
+  ARC_ASSIGN(plan.layout, SegmentLayout::Plan(schema_, rows, data_bytes));
   plan.ask_bytes = RoundUpToPage(std::max(plan.layout.size_bytes, segment_bytes_));
   return plan;
 }
@@ -93,9 +93,9 @@ Result<SegmentPlanner::Plan> SegmentPlanner::NextWithStrings(const columnar::Bat
 void SegmentPlanner::Observe(const columnar::BatchView& batch, std::size_t begin,
                              std::size_t rows) {
   rows_seen_ += static_cast<double>(rows);
-  for (std::size_t i = 0; i < string_columns_.size(); ++i) {
-    string_bytes_seen_[i] +=
-        static_cast<double>(columnar::StringBytes(batch.columns[string_columns_[i]], begin, rows));
+  for (std::size_t i = 0; i < variable_columns_.size(); ++i) {
+    row_bytes_seen_[i] += static_cast<double>(
+        columnar::StringBytes(batch.columns[variable_columns_[i]], begin, rows));
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SegmentPlanner: how many rows, and how many bytes of strings, the next segment of a writer should
-// hold.
+// SegmentPlanner: how many rows, and how many bytes of variable columns, the next segment of a
+// writer should hold.
 #pragma once
 
 #include <cstddef>
@@ -15,9 +15,9 @@
 namespace arcflow::feed {
 
 /// Plans segments of about `segment_bytes`. Rows of fixed width only: every segment has the same
-/// capacity, the largest power of two that fits, at least one row. With strings: the largest power
-/// of two that fits with an eighth to spare if strings go on being as long as those seen so far;
-/// what is left goes to the strings' bytes in proportion. Threads: one thread.
+/// capacity, the largest power of two that fits, at least one row. With variable
+/// columns: the largest power of two that fits with an eighth to spare if rows go on being as long
+/// as those seen so far; what is left goes to their bytes in proportion. Threads: one thread.
 class SegmentPlanner {
  public:
   SegmentPlanner(const columnar::Schema& schema, std::size_t segment_bytes);
@@ -31,18 +31,18 @@ class SegmentPlanner {
   /// Errors: InvalidArgument when that row is larger than a segment can be.
   Result<Plan> Next(const columnar::BatchView& batch, std::size_t begin) const;
 
-  /// Counts rows [begin, begin + rows) as written. Cost: one step a string column.
+  /// Counts rows [begin, begin + rows) as written. Cost: one step a variable column.
   void Observe(const columnar::BatchView& batch, std::size_t begin, std::size_t rows);
 
  private:
-  Result<Plan> NextWithStrings(const columnar::BatchView& batch, std::size_t begin) const;
+  Result<Plan> NextWithVariable(const columnar::BatchView& batch, std::size_t begin) const;
 
   const columnar::Schema& schema_;
   std::size_t segment_bytes_;
   std::size_t fixed_row_bytes_ =
-      0;  // all fixed-width columns, and 8 bytes of offset a string column
-  std::vector<std::size_t> string_columns_;  // indexes
-  std::vector<double> string_bytes_seen_;    // by string column
+      0;  // all fixed-width columns, and 8 bytes of offset a variable column
+  std::vector<std::size_t> variable_columns_;  // indexes
+  std::vector<double> row_bytes_seen_;         // by variable column
   double rows_seen_ = 0;
 };
 

@@ -63,7 +63,7 @@ TEST(SegmentTest, RegionsAreAlignedAndDoNotOverlap) {
     EXPECT_EQ(c.offset % kSegmentAlignment, 0u);
     EXPECT_GE(c.offset, end);
     end = c.offset + c.size;
-    if (!c.is_string()) continue;
+    if (!c.variable()) continue;
     EXPECT_EQ(c.size, 1001 * 8u);
     EXPECT_EQ(c.data_offset % kSegmentAlignment, 0u);
     EXPECT_GE(c.data_offset, end);
@@ -96,8 +96,8 @@ void ExpectRefused(const std::function<void(Image&)>& change, const std::string&
 
 TEST(SegmentTest, CorruptHeadersAreRefused) {
   ExpectRefused([](Image& i) { i.header().magic ^= 1; }, "magic");
-  ExpectRefused([](Image& i) { i.header().version = 2; },
-                "version 2, this program reads version 1");
+  ExpectRefused([](Image& i) { i.header().version = 1; },
+                "version 1, this program reads version 2");
   ExpectRefused([](Image& i) { i.header().size_bytes += 64; }, "mapped are");
   ExpectRefused([](Image& i) { i.header().size_bytes = 10; }, "size 10");
   ExpectRefused([](Image& i) { i.header().n_columns = 3; }, "3 columns, the schema has 4");
@@ -112,15 +112,18 @@ TEST(SegmentTest, CorruptColumnsAreRefused) {
   ExpectRefused([](Image& i) { i.column(0).row_bytes = 8; },
                 "column 'x': row_bytes is 8, expected 12");
   ExpectRefused([](Image& i) { i.column(0).size += 1; }, "column 'x': size");
+  ExpectRefused([](Image& i) { i.column(0).flags = 1; }, "column 'x': flags is 1, expected 0");
+  ExpectRefused([](Image& i) { i.column(1).flags = 0; }, "column 's': flags is 0, expected 1");
+  ExpectRefused([](Image& i) { i.column(1).item_bytes = 4; }, "item_bytes is 4, expected 1");
   ExpectRefused([](Image& i) { i.column(0).offset += 1; }, "column 'x': region at");
   ExpectRefused([](Image& i) { i.column(0).offset = 0; }, "does not fit between 320");
   ExpectRefused([](Image& i) { i.column(0).offset = ~0ULL - 63; }, "column 'x': region at");
   ExpectRefused([](Image& i) { i.column(0).data_size = 1; },
-                "string bytes in a column of fixed width");
+                "row bytes in a column of fixed width");
   ExpectRefused([](Image& i) { i.column(1).offset = i.column(0).offset; }, "column 's': region at");
-  ExpectRefused([](Image& i) { i.column(1).data_size = ~0ULL; }, "column 's': string bytes at");
+  ExpectRefused([](Image& i) { i.column(1).data_size = ~0ULL; }, "column 's': row bytes at");
   ExpectRefused([](Image& i) { i.column(1).data_offset = i.column(1).offset; },
-                "column 's': string bytes at");
+                "column 's': row bytes at");
   // One row more than the regions were made for.
   ExpectRefused([](Image& i) { i.header().capacity_rows = 9; },
                 "column 'x': size is 96, expected 108");
@@ -167,9 +170,9 @@ TEST(SegmentViewTest, ReadsColumnsWithinThePublishedRows) {
   EXPECT_EQ(reinterpret_cast<const float*>(dense.data())[0], 3.0F);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(s.view->Dense(0, 0, 1).data()) % 64, 0u);
   std::vector<std::string_view> strings;
-  ASSERT_TRUE(s.view->Strings(1, 0, 3, &strings).ok());
+  ASSERT_TRUE(s.view->Rows(1, 0, 3, &strings).ok());
   EXPECT_THAT(strings, ElementsAre("a", "", "bcd"));
-  EXPECT_EQ(s.view->StringBytes(1, 1, 2), 3u);
+  EXPECT_EQ(s.view->RowBytes(1, 1, 2), 3u);
 }
 
 TEST(SegmentViewTest, RowsThatAreNotPublishedCannotBeRead) {
@@ -179,9 +182,9 @@ TEST(SegmentViewTest, RowsThatAreNotPublishedCannotBeRead) {
   EXPECT_TRUE(s.view->Dense(9, 0, 1).empty());
   EXPECT_TRUE(s.view->Dense(1, 0, 1).empty());
   std::vector<std::string_view> strings;
-  EXPECT_EQ(s.view->Strings(1, 3, 1, &strings).code(), Code::kInvalidArgument);
-  EXPECT_EQ(s.view->Strings(0, 0, 1, &strings).code(), Code::kInvalidArgument);
-  EXPECT_EQ(s.view->StringBytes(1, 3, 1), 0u);
+  EXPECT_EQ(s.view->Rows(1, 3, 1, &strings).code(), Code::kInvalidArgument);
+  EXPECT_EQ(s.view->Rows(0, 0, 1, &strings).code(), Code::kInvalidArgument);
+  EXPECT_EQ(s.view->RowBytes(1, 3, 1), 0u);
   ASSERT_TRUE(s.view->Grow(4).ok());
   EXPECT_EQ(s.view->Dense(0, 2, 2).size(), 24u);
 }
@@ -211,9 +214,9 @@ TEST(SegmentViewTest, HostileStringOffsetsAreDataLoss) {
     Shared s;
     std::memcpy(s.offsets_(), offsets.data(), offsets.size() * 8);
     std::vector<std::string_view> strings;
-    const Status status = s.view->Strings(1, 0, 3, &strings);
+    const Status status = s.view->Rows(1, 0, 3, &strings);
     EXPECT_EQ(status.code(), Code::kDataLoss) << offsets[1];
-    EXPECT_LE(s.view->StringBytes(1, 0, 3), 100u);
+    EXPECT_LE(s.view->RowBytes(1, 0, 3), 100u);
   }
 }
 

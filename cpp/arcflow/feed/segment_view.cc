@@ -51,7 +51,7 @@ std::span<const std::byte> SegmentView::Dense(std::size_t column, std::size_t be
                                               std::size_t rows) const {
   if (!InRange(column, begin, rows)) return {};
   const ColumnRegion& region = layout_.columns[column];
-  if (region.is_string()) return {};
+  if (region.variable()) return {};
   return {mapping_->data() + region.offset + begin * region.row_bytes, rows * region.row_bytes};
 }
 
@@ -61,10 +61,10 @@ std::uint64_t SegmentView::OffsetAt(const ColumnRegion& region, std::size_t row)
   return __atomic_load_n(offsets + row, __ATOMIC_RELAXED);
 }
 
-Status SegmentView::Strings(std::size_t column, std::size_t begin, std::size_t rows,
-                            std::vector<std::string_view>* out) const {
-  if (!InRange(column, begin, rows) || !layout_.columns[column].is_string()) {
-    return InvalidArgument("segment has no strings at column " + std::to_string(column) +
+Status SegmentView::Rows(std::size_t column, std::size_t begin, std::size_t rows,
+                         std::vector<std::string_view>* out) const {
+  if (!InRange(column, begin, rows) || !layout_.columns[column].variable()) {
+    return InvalidArgument("segment has no rows of any length at column " + std::to_string(column) +
                            ", rows " + std::to_string(begin) + " to " +
                            std::to_string(begin + rows));
   }
@@ -74,9 +74,9 @@ Status SegmentView::Strings(std::size_t column, std::size_t begin, std::size_t r
   std::uint64_t from = OffsetAt(region, begin);
   for (std::size_t i = 0; i < rows; ++i) {
     const std::uint64_t to = OffsetAt(region, begin + i + 1);
-    if (to < from || to > region.data_size) {
+    if (to < from || to > region.data_size || (to - from) % region.item_bytes != 0) {
       return DataLoss("corrupt segment: column " + std::to_string(column) + ", row " +
-                      std::to_string(begin + i) + ": string from " + std::to_string(from) + " to " +
+                      std::to_string(begin + i) + ": from " + std::to_string(from) + " to " +
                       std::to_string(to) + " of " + std::to_string(region.data_size) + " bytes");
     }
     out->emplace_back(data + from, to - from);
@@ -85,9 +85,8 @@ Status SegmentView::Strings(std::size_t column, std::size_t begin, std::size_t r
   return Status::Ok();
 }
 
-std::size_t SegmentView::StringBytes(std::size_t column, std::size_t begin,
-                                     std::size_t rows) const {
-  if (!InRange(column, begin, rows) || !layout_.columns[column].is_string() || rows == 0) return 0;
+std::size_t SegmentView::RowBytes(std::size_t column, std::size_t begin, std::size_t rows) const {
+  if (!InRange(column, begin, rows) || !layout_.columns[column].variable() || rows == 0) return 0;
   const ColumnRegion& region = layout_.columns[column];
   const std::uint64_t from = OffsetAt(region, begin);
   const std::uint64_t to = OffsetAt(region, begin + rows);

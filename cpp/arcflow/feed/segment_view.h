@@ -57,15 +57,15 @@ class SegmentView {
   /// column or range.
   std::span<const std::byte> Dense(std::size_t column, std::size_t begin, std::size_t rows) const;
 
-  /// Appends the strings [begin, begin + rows) to `out`; they live as long as the view.
-  /// Errors: InvalidArgument for no such column or range; DataLoss for offsets that fall or leave
-  /// their region.
-  Status Strings(std::size_t column, std::size_t begin, std::size_t rows,
-                 std::vector<std::string_view>* out) const;
+  /// Appends the bytes of each of the rows [begin, begin + rows) of a variable column to `out`;
+  /// they live as long as the view, and are whole items. Errors: InvalidArgument for no such column
+  /// or range; DataLoss for offsets that fall, leave their region or cut an item.
+  Status Rows(std::size_t column, std::size_t begin, std::size_t rows,
+              std::vector<std::string_view>* out) const;
 
-  /// Bytes of those strings as the shared offsets say, at most the size of their region; 0 for
+  /// Bytes of those rows as the shared offsets say, at most the size of their region; 0 for
   /// anything else.
-  std::size_t StringBytes(std::size_t column, std::size_t begin, std::size_t rows) const;
+  std::size_t RowBytes(std::size_t column, std::size_t begin, std::size_t rows) const;
 
  private:
   SegmentView(std::shared_ptr<const Mapping> mapping, SegmentLayout layout, std::size_t rows,

@@ -25,8 +25,8 @@ struct Writer::Impl {
     std::byte* base = nullptr;
     SegmentLayout layout;
     std::size_t rows = 0;
-    std::vector<std::size_t> string_bytes;  // used so far, by column; 0 for others
-    Fd memfd;                               // until the first publish hands it over
+    std::vector<std::size_t> data_bytes;  // used so far, by column; 0 for others
+    Fd memfd;                             // until the first publish hands it over
   };
 
   Impl(Options o, SegmentSource& s)
@@ -72,10 +72,10 @@ Status Writer::Impl::OpenSegment(const BatchView& batch, std::size_t row, Deadli
   ARC_ASSIGN(next.base, MapBuffer(*grant, &next.memfd));
   next.grant = std::move(*grant);
   next.layout = std::move(plan.layout);
-  next.string_bytes.resize(next.layout.columns.size());
+  next.data_bytes.resize(next.layout.columns.size());
   next.layout.WriteTo(next.base);
   for (const ColumnRegion& region : next.layout.columns) {
-    if (region.is_string()) *reinterpret_cast<std::int64_t*>(next.base + region.offset) = 0;
+    if (region.variable()) *reinterpret_cast<std::int64_t*>(next.base + region.offset) = 0;
   }
   open = std::move(next);
   return Status::Ok();
@@ -85,9 +85,8 @@ std::size_t Writer::Impl::RowsThatFit(const BatchView& batch, std::size_t row) c
   std::size_t n = std::min(batch.rows - row, open->layout.capacity_rows - open->rows);
   for (std::size_t c = 0; c < batch.columns.size(); ++c) {
     const ColumnRegion& region = open->layout.columns[c];
-    if (!region.is_string()) continue;
-    n = columnar::StringsThatFit(batch.columns[c], row, n,
-                                 region.data_size - open->string_bytes[c]);
+    if (!region.variable()) continue;
+    n = columnar::StringsThatFit(batch.columns[c], row, n, region.data_size - open->data_bytes[c]);
   }
   return n;
 }
@@ -96,13 +95,13 @@ void Writer::Impl::Copy(const BatchView& batch, std::size_t row, std::size_t n) 
   for (std::size_t c = 0; c < batch.columns.size(); ++c) {
     const ColumnRegion& region = open->layout.columns[c];
     const columnar::ColumnView& view = batch.columns[c];
-    if (!region.is_string()) {
+    if (!region.variable()) {
       columnar::CopyRows(view, options.schema.columns[c], row, n,
                          open->base + region.offset + open->rows * region.row_bytes);
       bytes += n * region.row_bytes;
       continue;
     }
-    std::size_t& used = open->string_bytes[c];
+    std::size_t& used = open->data_bytes[c];
     auto* ends = reinterpret_cast<std::int64_t*>(open->base + region.offset) + open->rows + 1;
     columnar::CopyStrings(view, row, n, static_cast<std::int64_t>(used), ends,
                           open->base + region.data_offset + used);

@@ -58,9 +58,9 @@ class LeaseBuffer final : public tensorflow::TensorBuffer {
   const std::shared_ptr<const feed::SegmentView> lease_;
 };
 
-absl::Status ShapeOf(const feed::Batch& batch, const columnar::Column& column, TensorShape* out) {
+absl::Status ShapeOf(std::size_t rows, const columnar::Column& column, TensorShape* out) {
   TensorShape shape;
-  TF_RETURN_IF_ERROR(shape.AddDimWithStatus(static_cast<std::int64_t>(batch.rows())));
+  TF_RETURN_IF_ERROR(shape.AddDimWithStatus(static_cast<std::int64_t>(rows)));
   for (const std::int64_t dim : column.row_shape) TF_RETURN_IF_ERROR(shape.AddDimWithStatus(dim));
   *out = shape;
   return absl::OkStatus();
@@ -70,17 +70,22 @@ absl::Status NoMemory(const columnar::Column& column) {
   return absl::ResourceExhaustedError("no memory for a batch of column '" + column.name + "'");
 }
 
-absl::Status StringTensor(const feed::Batch& batch, std::size_t column, const TensorShape& shape,
-                          tensorflow::Allocator* allocator, Tensor* out) {
-  std::vector<std::string_view> values;
-  TF_RETURN_IF_ERROR(ToTf(feed::StringColumn(batch, column, &values)));
+Tensor StringTensor(const std::vector<std::string_view>& values, const TensorShape& shape,
+                    tensorflow::Allocator* allocator) {
   Tensor tensor(allocator, tensorflow::DT_STRING, shape);
   auto flat = tensor.flat<tstring>();
   for (std::size_t i = 0; i < values.size(); ++i) {
     flat(static_cast<Eigen::Index>(i)).assign(values[i].data(), values[i].size());
   }
-  *out = std::move(tensor);
-  return absl::OkStatus();
+  return tensor;
+}
+
+/// The bytes as a tensor that keeps their segment leased.
+Tensor LeasedTensor(std::span<const std::byte> bytes, const feed::Batch& batch, DataType type,
+                    TensorShape shape) {
+  tensorflow::core::RefCountPtr<tensorflow::TensorBuffer> buffer(
+      new LeaseBuffer(bytes, batch.pieces.front().segment));
+  return Tensor(type, std::move(shape), std::move(buffer));
 }
 
 }  // namespace
@@ -91,14 +96,15 @@ absl::Status ColumnTensor(const feed::Batch& batch, const columnar::Schema& sche
                           std::size_t column, tensorflow::Allocator* allocator, Tensor* out) {
   const columnar::Column& type = schema.columns[column];
   TensorShape shape;
-  TF_RETURN_IF_ERROR(ShapeOf(batch, type, &shape));
+  TF_RETURN_IF_ERROR(ShapeOf(batch.rows(), type, &shape));
   if (type.dtype == columnar::DType::kString) {
-    return StringTensor(batch, column, shape, allocator, out);
+    std::vector<std::string_view> values;
+    TF_RETURN_IF_ERROR(ToTf(feed::StringColumn(batch, column, &values)));
+    *out = StringTensor(values, shape, allocator);
+    return absl::OkStatus();
   }
   if (const std::span<const std::byte> bytes = feed::DenseView(batch, column); !bytes.empty()) {
-    tensorflow::core::RefCountPtr<tensorflow::TensorBuffer> buffer(
-        new LeaseBuffer(bytes, batch.pieces.front().segment));
-    *out = Tensor(TypeOf(type.dtype), std::move(shape), std::move(buffer));
+    *out = LeasedTensor(bytes, batch, TypeOf(type.dtype), std::move(shape));
     return absl::OkStatus();
   }
   Tensor tensor(allocator, TypeOf(type.dtype), shape);
@@ -108,6 +114,41 @@ absl::Status ColumnTensor(const feed::Batch& batch, const columnar::Schema& sche
   const std::size_t wanted = batch.rows() * type.row_bytes();
   TF_RETURN_IF_ERROR(ToTf(feed::CopyColumn(batch, schema, column, bytes.first(wanted))));
   *out = std::move(tensor);
+  return absl::OkStatus();
+}
+
+absl::Status ItemsTensor(const feed::Batch& batch, const columnar::Column& type,
+                         const feed::RaggedRows& rows, tensorflow::Allocator* allocator,
+                         Tensor* out) {
+  TensorShape shape;
+  TF_RETURN_IF_ERROR(ShapeOf(static_cast<std::size_t>(rows.splits.back()), type, &shape));
+  if (const std::span<const std::byte> bytes = feed::DenseItems(batch, rows); !bytes.empty()) {
+    *out = LeasedTensor(bytes, batch, TypeOf(type.dtype), std::move(shape));
+    return absl::OkStatus();
+  }
+  Tensor tensor(allocator, TypeOf(type.dtype), shape);
+  if (!tensor.IsInitialized()) return NoMemory(type);
+  feed::CopyItems(rows, static_cast<std::byte*>(tensor.data()));
+  *out = std::move(tensor);
+  return absl::OkStatus();
+}
+
+Tensor SplitsTensor(const feed::RaggedRows& rows, tensorflow::Allocator* allocator) {
+  Tensor tensor(allocator, tensorflow::DT_INT64,
+                TensorShape({static_cast<std::int64_t>(rows.splits.size())}));
+  std::copy(rows.splits.begin(), rows.splits.end(), tensor.flat<std::int64_t>().data());
+  return tensor;
+}
+
+absl::Status ArrayStringsTensor(const feed::Batch& batch, const columnar::Schema& schema,
+                                std::size_t lengths, std::size_t bytes,
+                                tensorflow::Allocator* allocator, Tensor* out) {
+  std::vector<std::string_view> values;
+  TF_RETURN_IF_ERROR(ToTf(feed::ArrayStrings(batch, schema, lengths, bytes, &values)));
+  const columnar::Column& type = schema.columns[lengths];
+  TensorShape shape({static_cast<std::int64_t>(values.size())});
+  if (!type.variable()) TF_RETURN_IF_ERROR(ShapeOf(batch.rows(), type, &shape));
+  *out = StringTensor(values, shape, allocator);
   return absl::OkStatus();
 }
 

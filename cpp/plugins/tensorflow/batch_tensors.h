@@ -25,6 +25,19 @@ absl::Status ColumnTensor(const feed::Batch& batch, const columnar::Schema& sche
                           std::size_t column, tensorflow::Allocator* allocator,
                           tensorflow::Tensor* out);
 
+/// A tensor [items, row_shape…] of all items of a variable column that is no string. Copied once,
+/// unless they happen to lie 64-byte aligned in one piece.
+absl::Status ItemsTensor(const feed::Batch& batch, const columnar::Column& type,
+                         const feed::RaggedRows& rows, tensorflow::Allocator* allocator,
+                         tensorflow::Tensor* out);
+/// int64 [rows + 1]: items before each row, and all.
+tensorflow::Tensor SplitsTensor(const feed::RaggedRows& rows, tensorflow::Allocator* allocator);
+/// The strings of arrays (feed::ArrayStrings): [rows, row_shape of lengths…], or [strings] when
+/// rows differ.
+absl::Status ArrayStringsTensor(const feed::Batch& batch, const columnar::Schema& schema,
+                                std::size_t lengths, std::size_t bytes,
+                                tensorflow::Allocator* allocator, tensorflow::Tensor* out);
+
 /// float32 [rows]: 1 for each row, 0 for each row of padding.
 tensorflow::Tensor WeightTensor(const feed::Batch& batch, tensorflow::Allocator* allocator);
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,10 +57,19 @@ Result<int> DescriptorFrom(const char* variable) {
   return fd;
 }
 
-/// What makes two datasets the same.
+/// What a component of an element is made of.
+constexpr char kColumn[] = "column";    // a column as it is
+constexpr char kSplits[] = "splits";    // of a ragged column: items before each row
+constexpr char kValues[] = "values";    // of a ragged column: its items
+constexpr char kStrings[] = "strings";  // arrays of strings: a column of lengths and one of bytes
+
+/// What makes two datasets the same. The three lists have one entry a component, but for the
+/// weight.
 struct FeedParams {
   std::string feed;
   std::vector<std::string> columns;
+  std::vector<std::string> bytes;  // of kStrings: the second column; else empty
+  std::vector<std::string> kinds;
   std::int64_t batch_size = 0;
   std::string remainder;
   bool sample_weight = false;
@@ -213,39 +223,93 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   }
 
  private:
+  /// Where in the feed's schema lies what a component is made of.
+  struct Component {
+    std::string kind;
+    std::size_t column = 0;
+    std::size_t bytes = 0;
+  };
+
   /// Where the wanted columns are, and that they are what the dataset promised.
   absl::Status FindColumns() {
-    const columnar::Schema& schema = reader_->schema();
-    for (std::size_t i = 0; i < dataset()->params_.columns.size(); ++i) {
-      const std::string& name = dataset()->params_.columns[i];
-      std::size_t at = 0;
-      while (at < schema.columns.size() && schema.columns[at].name != name) ++at;
-      const std::string where = "feed '" + dataset()->params_.feed + "': column '" + name + "'";
-      if (at == schema.columns.size()) return absl::NotFoundError(where + " does not exist");
-      const columnar::Column& column = schema.columns[at];
-      if (TypeOf(column.dtype) != dataset()->types_[i]) {
-        return absl::InvalidArgumentError(where + " is " +
-                                          std::string(columnar::NameOf(column.dtype)) + ", not " +
-                                          DataTypeString(dataset()->types_[i]));
-      }
-      PartialTensorShape shape({-1});
-      for (const std::int64_t dim : column.row_shape) shape.AddDim(dim);
-      if (!dataset()->shapes_[i].IsCompatibleWith(shape)) {
-        return absl::InvalidArgumentError(where + " has shape " + shape.DebugString() + ", not " +
-                                          dataset()->shapes_[i].DebugString());
-      }
-      positions_.push_back(at);
+    const FeedParams& params = dataset()->params_;
+    for (std::size_t i = 0; i < params.columns.size(); ++i) {
+      Component component;
+      component.kind = params.kinds[i];
+      TF_RETURN_IF_ERROR(Find(params.columns[i], &component.column));
+      if (component.kind == kStrings) TF_RETURN_IF_ERROR(Find(params.bytes[i], &component.bytes));
+      TF_RETURN_IF_ERROR(CheckPromise(component, i));
+      components_.push_back(std::move(component));
     }
+    return absl::OkStatus();
+  }
+
+  std::string Where(const std::string& name) const {
+    return "feed '" + dataset()->params_.feed + "': column '" + name + "'";
+  }
+
+  absl::Status Find(const std::string& name, std::size_t* at) const {
+    const columnar::Schema& schema = reader_->schema();
+    for (*at = 0; *at < schema.columns.size(); ++*at) {
+      if (schema.columns[*at].name == name) return absl::OkStatus();
+    }
+    return absl::NotFoundError(Where(name) + " does not exist");
+  }
+
+  absl::Status CheckPromise(const Component& component, std::size_t i) const {
+    const columnar::Column& column = reader_->schema().columns[component.column];
+    const bool ragged = component.kind == kSplits || component.kind == kValues;
+    const bool is_string = column.dtype == columnar::DType::kString;
+    if (ragged ? !column.variable() || is_string
+               : component.kind == kColumn && column.variable() && !is_string) {
+      return absl::InvalidArgumentError(Where(column.name) + " is " +
+                                        (ragged ? "not ragged" : "ragged"));
+    }
+    DataType type = TypeOf(column.dtype);
+    PartialTensorShape shape({-1});
+    if (component.kind == kStrings) type = tensorflow::DT_STRING;
+    if (component.kind != kSplits && !(component.kind == kStrings && column.variable())) {
+      for (const std::int64_t dim : column.row_shape) shape.AddDim(dim);
+    }
+    if (component.kind == kSplits) type = tensorflow::DT_INT64;
+    if (type != dataset()->types_[i]) {
+      return absl::InvalidArgumentError(Where(column.name) + " is " + DataTypeString(type) +
+                                        ", not " + DataTypeString(dataset()->types_[i]));
+    }
+    if (!dataset()->shapes_[i].IsCompatibleWith(shape)) {
+      return absl::InvalidArgumentError(Where(column.name) + " has shape " + shape.DebugString() +
+                                        ", not " + dataset()->shapes_[i].DebugString());
+    }
+    return absl::OkStatus();
+  }
+
+  /// `ragged` keeps what was read of a column, so that its splits and its values are of one piece.
+  absl::Status Emit(const Component& component, const feed::Batch& batch,
+                    std::map<std::size_t, feed::RaggedRows>* ragged,
+                    tensorflow::Allocator* allocator, Tensor* out) {
+    const columnar::Schema& schema = reader_->schema();
+    const std::size_t column = component.column;
+    if (component.kind == kColumn) return ColumnTensor(batch, schema, column, allocator, out);
+    if (component.kind == kStrings) {
+      return ArrayStringsTensor(batch, schema, column, component.bytes, allocator, out);
+    }
+    const auto [rows, fresh] = ragged->try_emplace(column);
+    if (fresh) TF_RETURN_IF_ERROR(ToTf(feed::RaggedColumn(batch, schema, column, &rows->second)));
+    if (component.kind == kValues) {
+      return ItemsTensor(batch, schema.columns[column], rows->second, allocator, out);
+    }
+    *out = SplitsTensor(rows->second, allocator);
     return absl::OkStatus();
   }
 
   absl::Status Emit(data::IteratorContext* ctx, const feed::Batch& batch,
                     std::vector<Tensor>* out) {
-    out->reserve(positions_.size() + 1);
+    out->reserve(components_.size() + 1);
     tensorflow::Allocator* allocator = ctx->allocator({});
-    for (const std::size_t position : positions_) {
+    std::map<std::size_t, feed::RaggedRows> ragged;
+    for (const Component& component : components_) {
       Tensor tensor;
-      TF_RETURN_IF_ERROR(ColumnTensor(batch, reader_->schema(), position, allocator, &tensor));
+      TF_RETURN_IF_ERROR(Emit(component, batch, &ragged, allocator, &tensor));
       out->push_back(std::move(tensor));
     }
     if (dataset()->params_.sample_weight) out->push_back(WeightTensor(batch, allocator));
@@ -254,7 +318,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
 
   mutex mu_;
   std::shared_ptr<feed::Reader> reader_;  // used under mu_, but for Cancel
-  std::vector<std::size_t> positions_;    // in the feed's schema, of each wanted column
+  std::vector<Component> components_;
   std::function<void()> deregister_;
 };
 
@@ -267,17 +331,23 @@ absl::Status FeedDataset::AsGraphDefInternal(data::SerializationContext*, Datase
                                              Node** output) const {
   Node* feed = nullptr;
   Node* columns = nullptr;
+  Node* bytes = nullptr;
   Node* batch_size = nullptr;
   TF_RETURN_IF_ERROR(b->AddScalar(tstring(params_.feed), &feed));
   TF_RETURN_IF_ERROR(
       b->AddVector(std::vector<tstring>(params_.columns.begin(), params_.columns.end()), &columns));
+  TF_RETURN_IF_ERROR(
+      b->AddVector(std::vector<tstring>(params_.bytes.begin(), params_.bytes.end()), &bytes));
   TF_RETURN_IF_ERROR(b->AddScalar(params_.batch_size, &batch_size));
+  tensorflow::AttrValue kinds;
+  b->BuildAttrValue(params_.kinds, &kinds);
   tensorflow::AttrValue remainder;
   tensorflow::AttrValue sample_weight;
   b->BuildAttrValue(params_.remainder, &remainder);
   b->BuildAttrValue(params_.sample_weight, &sample_weight);
-  return b->AddDataset(this, {feed, columns, batch_size},
-                       {{"remainder", remainder}, {"sample_weight", sample_weight}}, output);
+  return b->AddDataset(
+      this, {feed, columns, bytes, batch_size},
+      {{"kinds", kinds}, {"remainder", remainder}, {"sample_weight", sample_weight}}, output);
 }
 
 class FeedDatasetOp final : public data::DatasetOpKernel {
@@ -286,6 +356,7 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("remainder", &remainder_name_));
     OP_REQUIRES_OK(ctx, RemainderFromName(remainder_name_, &remainder_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("sample_weight", &sample_weight_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("kinds", &kinds_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_types", &types_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_shapes", &shapes_));
   }
@@ -295,19 +366,25 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
     FeedParams params;
     tstring feed;
     std::vector<tstring> columns;
+    std::vector<tstring> bytes;
     OP_REQUIRES_OK(ctx, data::ParseScalarArgument<tstring>(ctx, "feed", &feed));
     OP_REQUIRES_OK(ctx, data::ParseVectorArgument<tstring>(ctx, "columns", &columns));
+    OP_REQUIRES_OK(ctx, data::ParseVectorArgument<tstring>(ctx, "bytes", &bytes));
     OP_REQUIRES_OK(ctx, data::ParseScalarArgument<int64_t>(ctx, "batch_size", &params.batch_size));
     params.feed = feed;
     params.columns.assign(columns.begin(), columns.end());
+    params.bytes.assign(bytes.begin(), bytes.end());
+    params.kinds = kinds_;
     params.remainder = remainder_name_;
     params.sample_weight = sample_weight_;
     OP_REQUIRES(ctx, params.batch_size > 0,
                 absl::InvalidArgumentError("batch_size is " + std::to_string(params.batch_size)));
     const std::size_t components = params.columns.size() + (sample_weight_ ? 1 : 0);
-    OP_REQUIRES(ctx, components == types_.size() && components == shapes_.size(),
+    OP_REQUIRES(ctx,
+                components == types_.size() && components == shapes_.size() &&
+                    kinds_.size() == columns.size() && bytes.size() == columns.size(),
                 absl::InvalidArgumentError(
-                    "one type and one shape is needed for each column and the weight"));
+                    "one type, kind and shape is needed for each column and the weight"));
     OP_REQUIRES(ctx, !sample_weight_ || types_.back() == tensorflow::DT_FLOAT,
                 absl::InvalidArgumentError("the sample weight is float32"));
     *output = new FeedDataset(ctx, std::move(params), remainder_, types_, shapes_);
@@ -317,6 +394,7 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
   std::string remainder_name_;
   feed::Remainder remainder_ = feed::Remainder::kPad;
   bool sample_weight_ = false;
+  std::vector<std::string> kinds_;
   DataTypeVector types_;
   std::vector<PartialTensorShape> shapes_;
 };
@@ -325,9 +403,11 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
 REGISTER_OP("Arcflow>FeedDataset")
     .Input("feed: string")
     .Input("columns: string")
+    .Input("bytes: string")
     .Input("batch_size: int64")
     .Output("handle: variant")
     .Attr("remainder: {'pad', 'drop', 'refuse', 'partial'} = 'pad'")
+    .Attr("kinds: list({'column', 'splits', 'values', 'strings'})")
     .Attr("sample_weight: bool = false")
     .Attr("output_types: list(type) >= 1")
     .Attr("output_shapes: list(shape) >= 1")
@@ -337,7 +417,8 @@ REGISTER_OP("Arcflow>FeedDataset")
       tensorflow::shape_inference::ShapeHandle unused;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &unused));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &unused));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 0, &unused));
       return tensorflow::shape_inference::ScalarShape(c);
     });
 REGISTER_KERNEL_BUILDER(Name("Arcflow>FeedDataset").Device(tensorflow::DEVICE_CPU), FeedDatasetOp);

@@ -13,7 +13,9 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops
 
 from .. import errors
+from ..schema import values_of
 from . import ops
+from ._compose import Component, components, compose, is_plain
 from ._per_node import per_node
 
 REMAINDERS = ("pad", "drop", "refuse", "partial")
@@ -33,9 +35,10 @@ class FeedDataset(dataset_ops.DatasetSource):
     feed
         Name of the feed.
     structure
-        Column names in any structure of tuples and dicts: what an element will look like.
+        Columns (names, or `Component`) in any structure of tuples and dicts: what an element will
+        look like.
     columns
-        All columns of the feed by name: ``{"name": …, "dtype": …, "shape": […]}``.
+        All flat columns of the feed by name: ``{"name": …, "dtype": …, "shape": […]}``.
     batch_size
         Rows of a batch.
     remainder
@@ -56,7 +59,8 @@ class FeedDataset(dataset_ops.DatasetSource):
         padding_weight: bool = False,
     ) -> None:
         rows = batch_size if remainder in ("pad", "drop") else None
-        spec = tf.nest.map_structure(lambda name: _spec(columns[name], rows), structure)
+        parts = [Component(p) if isinstance(p, str) else p for p in tf.nest.flatten(structure)]
+        spec = tf.nest.pack_sequence_as(structure, [part.spec(columns, rows) for part in parts])
         if padding_weight:
             head = spec if isinstance(spec, tuple) else (spec,)
             spec = (*head, tf.TensorSpec([rows], tf.float32))
@@ -64,8 +68,10 @@ class FeedDataset(dataset_ops.DatasetSource):
         flat = tf.nest.flatten(spec)
         variant = ops.load().arcflow_feed_dataset(
             feed=feed,
-            columns=tf.constant(tf.nest.flatten(structure), tf.string),
+            columns=tf.constant([part.part for part in parts], tf.string),
+            bytes=tf.constant([part.data for part in parts], tf.string),
             batch_size=tf.constant(batch_size, tf.int64),
+            kinds=[part.kind for part in parts],
             remainder=remainder,
             sample_weight=padding_weight,
             output_types=[s.dtype for s in flat],
@@ -107,10 +113,11 @@ def make_dataset(
     batch_size
         Rows of a batch on this node.
     schema
-        The feed's columns: ``{"columns": [...]}`` or the list.
+        The feed's schema: ``{"columns": [...]}`` or the list.
     features
         Columns that are inputs; by default all but label and weight. One column is one tensor,
-        several are a dict by name.
+        several are a dict by name. A struct is a dict, arrays of different lengths are a
+        `tf.RaggedTensor`, sparse vectors a `tf.SparseTensor`.
     label
         The label column; by default the one called label, labels, target or y, if there is one.
         False: none. Several are a dict by name.
@@ -137,21 +144,24 @@ def make_dataset(
     """
     # Keras says so for every tf.data dataset, whatever fit was given.
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
-    listed = schema["columns"] if isinstance(schema, Mapping) else schema
-    columns = {column["name"]: column for column in listed}
+    values = {value["name"]: value for value in values_of(schema)}
+    columns = next(iter(values.values()))["columns"]
     _check(feed, batch_size, remainder)
-    roles = _roles(feed, columns, features, label, weight)
+    roles = _roles(feed, values, features, label, weight)
     nodes = _nodes() if size is None else size
+    names = _structure(roles)
     dataset: tf.data.Dataset = FeedDataset(
         feed,
-        _structure(roles),
+        tf.nest.map_structure(lambda name: components(values[name]), names),
         columns,
         batch_size,
         remainder="partial" if remainder == "pad" and nodes == 1 else remainder,
         padding_weight=remainder == "pad",
     )
-    if roles.weight or (remainder == "pad" and not roles.labels):
-        dataset = dataset.map(_arrange(roles, has_padding=remainder == "pad"))
+    plain = all(is_plain(values[name]) for name in tf.nest.flatten(names))
+    moved = roles.weight or (remainder == "pad" and not roles.labels)
+    if moved or not plain:
+        dataset = dataset.map(_arrange(roles, values, names, has_padding=remainder == "pad"))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = per_node(dataset.with_options(options), remainder=remainder)
@@ -169,25 +179,31 @@ def _structure(roles: _Roles) -> Any:
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
-def _arrange(roles: _Roles, *, has_padding: bool) -> Any:
-    """One weight out of the column's and the padding's, and the place where it belongs."""
+def _arrange(
+    roles: _Roles, values: Mapping[str, Mapping[str, Any]], names: Any, *, has_padding: bool
+) -> Any:
+    """Put values together, and one weight out of the column's and the padding's where it belongs."""
+    count = len(names) if isinstance(names, tuple) else 1
 
     def arrange(*element: Any) -> Any:
-        parts = list(element)
-        weights = [parts.pop()] if has_padding else []
+        parts = [
+            compose(values[name], part)
+            if isinstance(name, str)
+            else {each: compose(values[each], part[each]) for each in name}
+            for name, part in zip(names if count > 1 else (names,), element, strict=False)
+        ]
+        weights = [element[-1]] if has_padding else []
         if roles.weight:
             weights.append(tf.cast(parts.pop(), tf.float32))
+        if not weights:
+            return tuple(parts) if count > 1 else parts[0]
         w = tf.multiply(*weights) if len(weights) == 2 else weights[0]
         if roles.labels:
             return (*parts, w)
         x = parts[0]
-        return {**(x if isinstance(x, dict) else {roles.features[0]: x}), SAMPLE_WEIGHT: w}
+        return {**(x if len(roles.features) > 1 else {roles.features[0]: x}), SAMPLE_WEIGHT: w}
 
     return arrange
-
-
-def _spec(column: Mapping[str, Any], rows: int | None) -> tf.TensorSpec:
-    return tf.TensorSpec([rows, *column["shape"]], tf.dtypes.as_dtype(column["dtype"]))
 
 
 def _one_or_dict(names: Sequence[str]) -> Any:
@@ -210,17 +226,17 @@ def _check(feed: str, batch_size: int, remainder: str) -> None:
 
 def _roles(
     feed: str,
-    columns: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Mapping[str, Any]],
     features: str | Sequence[str] | None,
     label: str | Sequence[str] | Literal[False] | None,
     weight: str | None,
 ) -> _Roles:
     if label is None:
         taken = {weight, *_tuple(features)}
-        label = next((name for name in LABELS if name in columns and name not in taken), ())
+        label = next((name for name in LABELS if name in values and name not in taken), ())
     labels = _tuple(label or ())
     if features is None:
-        features = tuple(name for name in columns if name not in labels and name != weight)
+        features = tuple(name for name in values if name not in labels and name != weight)
     roles = _Roles(_tuple(features), labels, weight)
     for role, names in (
         ("features", roles.features),
@@ -228,15 +244,15 @@ def _roles(
         ("weight", _tuple(weight)),
     ):
         for name in names:
-            if name not in columns:
+            if name not in values:
                 raise errors.InvalidArgumentError(
-                    f"feed {feed!r}: {role} names {name!r}, but its columns are {', '.join(columns)}"
+                    f"feed {feed!r}: {role} names {name!r}, but its columns are {', '.join(values)}"
                 )
     if not roles.features:
         raise errors.InvalidArgumentError(
-            f"feed {feed!r}: no column is left for features (columns: {', '.join(columns)})"
+            f"feed {feed!r}: no column is left for features (columns: {', '.join(values)})"
         )
-    if weight is not None and (columns[weight]["shape"] or columns[weight]["dtype"] == "string"):
+    if weight is not None and not _is_number(values[weight]):
         raise errors.InvalidArgumentError(
             f"feed {feed!r}: weight column {weight!r} has to hold one number a row"
         )
@@ -245,6 +261,13 @@ def _roles(
             f"feed {feed!r}: a feature column must not be called {SAMPLE_WEIGHT!r}; name it as weight"
         )
     return roles
+
+
+def _is_number(value: Mapping[str, Any]) -> bool:
+    if value["kind"] != "dense":
+        return False
+    column = value["columns"][value["part"]]
+    return not column["shape"] and column["dtype"] != "string"
 
 
 def _tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
