@@ -162,10 +162,11 @@ Status FileSystem::MakeDirectories(std::string_view uri) {
 Status FileSystem::Delete(std::string_view uri, bool recursive) {
   ARC_ASSIGN(const Spot spot, impl_->FindReal(uri));
   impl_->kinds.Forget(spot.uri);
-  ARC_ASSIGN(
-      const std::string body,
-      spot.name_node->Call(
-          {"DELETE", "DELETE", spot.place.path, {{"recursive", recursive ? "true" : "false"}}}));
+  const Operation remove{
+      "DELETE", "DELETE", spot.place.path, {{"recursive", recursive ? "true" : "false"}}};
+  bool uncertain = false;
+  ARC_ASSIGN(const std::string body,
+             spot.name_node->Call(remove, Deadline::Infinite(), &uncertain));
   ARC_ASSIGN(const bool deleted, ParseBoolean(body));
   // A try that broke off may have deleted it.
   return deleted || uncertain ? Status::Ok() : NotFound("DELETE: there is no " + spot.uri);
