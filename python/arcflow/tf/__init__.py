@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._per_node import is_per_node, per_node
     from .dataset import FeedDataset, make_dataset
+    from .filesystem import register
     from .keras_callback import ProgressCallback
     from .strategy import ClusterStrategy, default_strategy
 
@@ -23,6 +24,7 @@ __all__ = [
     "is_per_node",
     "make_dataset",
     "per_node",
+    "register",
 ]
 
 _LAZY = {
@@ -33,6 +35,7 @@ _LAZY = {
     "ProgressCallback": "keras_callback",
     "is_per_node": "_per_node",
     "per_node": "_per_node",
+    "register": "filesystem",
 }
 
 
