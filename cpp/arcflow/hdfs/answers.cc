@@ -216,11 +216,14 @@ Status ErrorOf(int http_status, std::string_view body, std::string_view authenti
       Contains(remote.message, "No space left on device")) {
     return ResourceExhausted(text + " — the DataNodes have no room or are gone");
   }
+  if (Contains(remote.message, "nodes contain this block")) return Unavailable(text);
   if (Contains(remote.message, "token") && http_status == 403) return Unauthenticated(text);
   if (Contains(remote.message, "is non empty") || Contains(remote.message, "not a directory")) {
     return FailedPrecondition(text);
   }
-  return Status(CodeOfHttp(http_status), text);
+  // Whatever failed in the server, 403 goes with every IOException.
+  const bool unclear = remote.exception == "IOException" && http_status == 403;
+  return Status(unclear ? Code::kUnknown : CodeOfHttp(http_status), text);
 }
 
 }  // namespace arcflow::hdfs

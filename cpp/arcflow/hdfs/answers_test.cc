@@ -61,6 +61,9 @@ TEST(AnswersTest, ExceptionsBecomeCodes) {
                     "")
                 .code(),
             Code::kResourceExhausted);
+  EXPECT_EQ(ErrorOf(403, Remote("IOException", "No active nodes contain this block"), "").code(),
+            Code::kUnavailable);
+  EXPECT_EQ(ErrorOf(403, Remote("IOException", "x"), "").code(), Code::kUnknown);
   EXPECT_EQ(ErrorOf(403, Remote("Odd", "x"), "").code(), Code::kPermissionDenied);
   EXPECT_EQ(ErrorOf(500, "<html>", "").code(), Code::kUnavailable);
   EXPECT_EQ(ErrorOf(418, "", "").code(), Code::kUnknown);

@@ -114,15 +114,39 @@ Operation FileWriter::NextOperation() const {
 
 Status FileWriter::StartStream() {
   const Operation operation = NextOperation();
-  ARC_ASSIGN(HttpUrl data_node, name_node_->Locate(operation));
-  stream_ = std::make_unique<Upload>(http_, operation.method, std::move(data_node),
-                                     options_.write_buffer_bytes);
+  std::string excluded;
+  Status last;
+  for (int attempt = 0; attempt < options_.attempts; ++attempt) {
+    if (attempt > 0) Pause(options_, attempt - 1, Deadline::Infinite());
+    ARC_ASSIGN(HttpUrl data_node, LocateBut(operation, &excluded));
+    const std::string host = data_node.host;
+    stream_ = std::make_unique<Upload>(http_, operation.method, std::move(data_node),
+                                       options_.write_buffer_bytes);
+    last = stream_->AwaitStart();
+    if (last.ok()) break;
+    stream_.reset();
+    if (last.code() != Code::kUnavailable) break;
+    excluded = host;
+  }
+  ARC_TRY(last);
   exists_ = true;
   ARC_TRY(stream_->Write(buffer_));
   sent_ += buffer_.size();
   buffer_.clear();
   buffer_.shrink_to_fit();
   return Status::Ok();
+}
+
+/// A DataNode on another host than `excluded`; clears it when there is none.
+Result<HttpUrl> FileWriter::LocateBut(const Operation& operation, std::string* excluded) {
+  if (!excluded->empty()) {
+    Operation elsewhere = operation;
+    elsewhere.parameters.emplace_back("excludedatanodes", *excluded);
+    auto found = name_node_->Locate(elsewhere);
+    if (found.ok()) return found;
+    excluded->clear();
+  }
+  return name_node_->Locate(operation);
 }
 
 Status FileWriter::EndStream() {
@@ -139,6 +163,7 @@ Result<std::uint64_t> FileWriter::LengthThere() {
 /// In one request, which can be repeated because the bytes are still here.
 Status FileWriter::SendBuffer() {
   const bool appending = exists_;
+  std::string excluded;
   Status last;
   for (int attempt = 0; attempt < options_.attempts; ++attempt) {
     if (attempt > 0) Pause(options_, attempt - 1, Deadline::Infinite());
@@ -151,10 +176,11 @@ Status FileWriter::SendBuffer() {
       }
     }
     const Operation operation = NextOperation();
-    auto data_node = name_node_->Locate(operation);
+    auto data_node = LocateBut(operation, &excluded);
     if (!data_node.ok()) return data_node.status();
     last = SendBytes(http_, operation.method, *data_node, buffer_);
     if (last.ok() || (last.code() != Code::kUnavailable && last.code() != Code::kDataLoss)) break;
+    excluded = data_node->host;
   }
   if (last.ok() || !appending) exists_ = true;  // also a failed CREATE may have left a file
   return last;

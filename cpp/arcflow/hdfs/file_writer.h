@@ -57,6 +57,7 @@ class FileWriter {
   Status EndStream();
   Status Publish();
   Operation NextOperation() const;
+  Result<HttpUrl> LocateBut(const Operation& operation, std::string* excluded);
   Result<std::uint64_t> LengthThere();
   Status Fail(Status status);
 

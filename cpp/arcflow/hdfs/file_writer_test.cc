@@ -149,6 +149,16 @@ TEST_F(FileWriterTest, ADataNodeThatDiesMidStreamLeavesNothing) {
   EXPECT_EQ(fake.Count("DELETE /webhdfs/v1/d/.a.arcflow-"), 1);
 }
 
+TEST_F(FileWriterTest, AStreamBeginsAtAnotherDataNodeWhenOneIsDead) {
+  fake.dn[0]->Stop();
+  auto sut = Create();
+  Status status;
+  for (int i = 0; i < 10 && status.ok(); ++i) status = sut->Append(std::string(5'000, 'x'));
+  if (status.ok()) status = sut->Close();
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(fake.Content("/d/a")->size(), 50'000u);
+}
+
 TEST_F(FileWriterTest, ASmallFileSurvivesADyingDataNode) {
   std::atomic<int> calls{0};
   fake.SetFault([&](const std::string& server, const Request&) -> std::optional<Reply> {

@@ -38,7 +38,7 @@ struct Options {
   /// One operation with all its tries; a transfer that goes on moving may take longer.
   std::chrono::milliseconds operation_timeout{120'000};
   /// Tries of one step; between them a growing pause.
-  int attempts = 5;
+  int attempts = 8;
   /// Rounds over the NameNodes of an HA pair.
   int failover_rounds = 15;
   std::chrono::milliseconds first_pause{100};

@@ -69,6 +69,8 @@ void Upload::Run() {
 
 Result<std::size_t> Upload::Give(std::span<char> out) {
   std::unique_lock lock(mutex_);
+  started_ = true;
+  changed_.notify_all();
   if (sent_ == sending_.size()) {
     sending_.clear();
     sent_ = 0;
@@ -83,6 +85,12 @@ Result<std::size_t> Upload::Give(std::span<char> out) {
   std::memcpy(out.data(), sending_.data() + sent_, n);
   sent_ += n;
   return n;
+}
+
+Status Upload::AwaitStart() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return started_ || done_; });
+  return started_ ? Status::Ok() : outcome_;
 }
 
 Status Upload::Write(std::string_view bytes) {

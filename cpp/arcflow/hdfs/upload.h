@@ -28,6 +28,9 @@ class Upload {
   /// Without Finish: breaks the request off.
   ~Upload();
 
+  /// Waits until the DataNode takes bytes. Errors: what ended the request before it did; then no
+  /// byte has been sent.
+  Status AwaitStart();
   /// Errors: what ended the request early; it stays so.
   Status Write(std::string_view bytes);
   /// Ends the body and waits for the DataNode's answer.
@@ -46,6 +49,7 @@ class Upload {
   std::string filling_;   // by Write
   std::string sending_;   // by Give
   std::size_t sent_ = 0;  // of sending_
+  bool started_ = false;
   bool ended_ = false;
   bool broken_off_ = false;
   bool done_ = false;

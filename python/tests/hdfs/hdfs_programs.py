@@ -112,8 +112,8 @@ def models(base: str) -> list[str]:
     loaded = keras.models.load_model(f"{base}/m.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), want, rtol=1e-6)
     loaded.load_weights(f"{base}/m.weights.h5")
-    served = tf.saved_model.load(f"{base}/exported").serve(tf.constant(x))
-    np.testing.assert_allclose(served, want, rtol=1e-5)
+    served = tf.saved_model.load(f"{base}/exported")
+    np.testing.assert_allclose(served.serve(tf.constant(x)), want, rtol=1e-5)
     return sorted(tf.io.gfile.listdir(base))
 
 
@@ -170,22 +170,15 @@ def summaries(base: str) -> tuple[int, int]:
 
 
 def h5(base: str, folder: str) -> list[str]:
-    import keras
-
     tensorflow()
     os.chdir(folder)
-    said = []
-    for call in (
-        lambda: small_model().save(f"{base}/m.h5"),
-        lambda: keras.models.load_model(f"{base}/m.h5"),
-    ):
-        try:
-            call()
-            said.append("worked")
-        except Exception as error:
-            said.append(f"{type(error).__name__}: {error}")
+    try:
+        small_model().save(f"{base}/m.h5")
+        said = "saved"
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
     small_model().save(os.path.join(folder, "local.h5"))
-    return [*said, *sorted(os.listdir(folder))]
+    return [said, *sorted(os.listdir(folder))]
 
 
 def start_reading(path: str) -> bytes:
