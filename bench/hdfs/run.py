@@ -22,7 +22,8 @@ sys.path[:0] = [str(HERE.parent), str(ROOT / "tools" / "hadoop")]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-import cluster as hadoop  # noqa: E402
+import hdfs_cluster as hadoop  # noqa: E402
+
 from harness import (  # noqa: E402
     Row,
     environment,
@@ -49,7 +50,7 @@ def seconds(act: Callable[[], Any]) -> float:
 
 
 def sequential(hdfs: hadoop.Hdfs, tf: Any, native: Any, repeats: int) -> list[Row]:
-    """One file of 256 MB from its beginning to its end, in steps of 4 MiB; MB/s."""
+    """Read a file of 256 MB from its beginning to its end, in steps of 4 MiB; MB/s."""
     path = "/bench/sequential"
     upload(hdfs, path, READ_BYTES)
     url = f"http://{hdfs.http}/webhdfs/v1{path}?op=OPEN"
@@ -87,7 +88,7 @@ def sequential(hdfs: hadoop.Hdfs, tf: Any, native: Any, repeats: int) -> list[Ro
 
 
 def at_random(hdfs: hadoop.Hdfs, tf: Any, native: Any, repeats: int) -> list[Row]:
-    """100 reads of 64 KiB anywhere in a file of 256 MB; reads a second."""
+    """Read 64 KiB 100 times anywhere in a file of 256 MB; reads a second."""
     path = "/bench/sequential"
     rng = random.Random(1)
     limit = READ_BYTES - RANDOM_BYTES
@@ -133,7 +134,7 @@ def at_random(hdfs: hadoop.Hdfs, tf: Any, native: Any, repeats: int) -> list[Row
 
 
 def checkpoint(hdfs: hadoop.Hdfs, tf: Any, native: Any, repeats: int) -> list[Row]:
-    """A tf.train.Checkpoint of 500 MB to HDFS; seconds, against a local one and its upload by curl."""
+    """Save a tf.train.Checkpoint of 500 MB to HDFS, and locally with an upload by curl; seconds."""
     del native
     count = SAVED_BYTES // 4 // 10
     variables = {f"v{i}": tf.Variable(tf.random.normal([count])) for i in range(10)}
@@ -178,7 +179,7 @@ def put(hdfs: hadoop.Hdfs, source: str, path: str) -> None:
 
 
 def upload(hdfs: hadoop.Hdfs, path: str, size: int) -> None:
-    """A file of random bytes."""
+    """Put a file of random bytes there."""
     with tempfile.NamedTemporaryFile(prefix="arcflow-bench-") as file:
         left = size
         while left > 0:

@@ -148,9 +148,10 @@ Result<HttpResponse> NameNode::Send(const Operation& operation, Deadline deadlin
 Result<std::string> NameNode::Call(const Operation& operation, Deadline deadline, bool* uncertain) {
   ARC_ASSIGN(HttpResponse response, Send(operation, deadline, nullptr, uncertain));
   if (response.status == 307) {
-    return Status(Code::kPermissionDenied, Describe(operation) +
-                                               ": a redirect where none belongs, to " +
-                                               EscapePath(response.location.substr(0, 100)));
+    return Status(Code::kPermissionDenied,
+                  Describe(operation) + ": a redirect where none belongs, to " +
+                      EscapePath(response.location.substr(
+                          0, std::min<std::size_t>(response.location.find('?'), 100))));
   }
   return std::move(response.body);
 }

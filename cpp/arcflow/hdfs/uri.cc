@@ -165,7 +165,8 @@ Result<HttpUrl> ParseHostPort(std::string_view text, std::string_view scheme, in
 }
 
 Result<HttpUrl> ParseHttpUrl(std::string_view text) {
-  const std::string shown = EscapePath(text.substr(0, 200));
+  // Without the query: it may hold a token.
+  const std::string shown = EscapePath(text.substr(0, std::min<std::size_t>(text.find('?'), 200)));
   const std::size_t colon = text.find("://");
   const std::string_view scheme = text.substr(0, std::min(colon, text.size()));
   const bool https = SameText(scheme, "https");

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._per_node import is_per_node, per_node
+    from ._read_files import read_files
     from .dataset import FeedDataset, make_dataset
     from .filesystem import register
     from .keras_callback import ProgressCallback
@@ -24,6 +25,7 @@ __all__ = [
     "is_per_node",
     "make_dataset",
     "per_node",
+    "read_files",
     "register",
 ]
 
@@ -36,6 +38,7 @@ _LAZY = {
     "is_per_node": "_per_node",
     "per_node": "_per_node",
     "register": "filesystem",
+    "read_files": "_read_files",
 }
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real HDFS on loopback for tests and benches: a NameNode and DataNodes as processes of this one.
 
-`python tools/hadoop/cluster.py FOLDER` starts one, prints its address and its HADOOP_CONF_DIR, and
+`python tools/hadoop/hdfs_cluster.py FOLDER` starts one, prints its address and its HADOOP_CONF_DIR, and
 ends with Ctrl-C. Maven resolves Hadoop into its usual repository, once.
 """
 
