@@ -41,8 +41,8 @@ struct Input {
       *out = first;
       return true;
     }
-    if (head < -120 && head >= -128) return false;  // negative
-    if (head >= -112) return false;                 // negative, one byte
+    if (head < -120) return false;   // negative
+    if (head >= -112) return false;  // negative, one byte
     *out = 0;
     for (int n = -112 - head; n > 0; --n) {
       std::uint8_t byte = 0;
