@@ -8,6 +8,7 @@ ends with Ctrl-C. Maven resolves Hadoop into its usual repository, once.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -40,8 +41,9 @@ def missing() -> str:
 def classpath(cache: Path) -> str:
     """Return Hadoop's class path; the first call on a machine downloads it into ~/.m2."""
     pom = HERE / "pom.xml"
-    file = cache / "classpath"
-    if file.exists() and file.stat().st_mtime > pom.stat().st_mtime:
+    digest = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
+    file = cache / f"classpath-{digest}"
+    if file.exists():
         text = file.read_text()
         if all(os.path.exists(jar) for jar in text.split(os.pathsep)):
             return text
@@ -175,7 +177,7 @@ class Hdfs:
     def _run(self, name: str, main: str, *args: str) -> None:
         with open(self.folder / f"{name}.log", "wb") as log:
             done = subprocess.run(
-                self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=120
+                self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=240
             )
         if done.returncode != 0:
             raise RuntimeError(f"{main} failed:\n{self._tail(name)}")
@@ -241,7 +243,7 @@ class Hdfs:
             time.sleep(0.2)
 
     def _await(self) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while self.live_data_nodes() < self._count or self._in_safe_mode():
             for name, process in self._processes.items():
                 if process.poll() is not None:
