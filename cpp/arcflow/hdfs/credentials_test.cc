@@ -11,8 +11,7 @@ namespace arcflow::hdfs {
 namespace {
 
 std::string Golden(const std::string& name) {
-  const std::string folder = std::string(__FILE__).substr(0, std::string(__FILE__).rfind('/'));
-  std::ifstream file(folder + "/testdata/token_file_fuzz/" + name, std::ios::binary);
+  std::ifstream file(std::string(ARC_TESTDATA "/token_file_fuzz/") + name, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
