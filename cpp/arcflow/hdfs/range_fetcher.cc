@@ -67,9 +67,11 @@ Result<RangeFetcher::Address> RangeFetcher::Find(std::uint64_t block, std::uint6
   return Address{std::move(url), false};
 }
 
-void RangeFetcher::Forget(std::uint64_t block) {
+/// Unless another thread has found a better one meanwhile.
+void RangeFetcher::Forget(std::uint64_t block, const HttpUrl& bad) {
   const std::lock_guard lock(mutex_);
-  addresses_.erase(block);
+  const auto it = addresses_.find(block);
+  if (it != addresses_.end() && it->second.Authority() == bad.Authority()) addresses_.erase(it);
 }
 
 Status RangeFetcher::FetchPiece(std::uint64_t offset, std::span<char> out) {
@@ -90,9 +92,9 @@ Status RangeFetcher::FetchPiece(std::uint64_t offset, std::span<char> out) {
     const std::size_t before = done;
     last = FetchOnce(address->url, offset + done, out.subspan(done), &done);
     if (last.ok()) return last;
-    Forget(block);
+    Forget(block, address->url);
     if (!MayHelp(last) || (AboutRights(last) && !address->remembered)) break;
-    if (!address->remembered || done > before) excluded.insert(address->url.host);
+    excluded.insert(address->url.host);
     if (done > before) attempt = std::min(attempt, 0);  // it moves: that is no failure of its own
   }
   return last.WithContext(path_ + " at offset " + std::to_string(offset + done));

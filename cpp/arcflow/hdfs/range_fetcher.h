@@ -50,7 +50,7 @@ class RangeFetcher {
                    std::size_t* done);
   Result<Address> Find(std::uint64_t block, std::uint64_t offset,
                        const std::set<std::string>& excluded);
-  void Forget(std::uint64_t block);
+  void Forget(std::uint64_t block, const HttpUrl& bad);
 
   const std::string path_;
   const std::uint64_t block_bytes_;
