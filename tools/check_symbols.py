@@ -47,6 +47,8 @@ def check(folder: Path) -> list[str]:
         faults.append("the wheel has no arcflow/_core*.so")
     if not any(re.search(r"_tf\d+\.\d+\.so$", name) for name in names):
         faults.append("the wheel has no arcflow/tfops/*_tf<minor>.so")
+    if not (folder / "arcflow/tfops/libarcflow_filesystem.so").is_file():
+        faults.append("the wheel has no arcflow/tfops/libarcflow_filesystem.so")
     if not (folder / "arcflow/bin/arcflow-agent").is_file():
         faults.append("the wheel has no arcflow/bin/arcflow-agent")
     for library in libraries:
@@ -58,6 +60,8 @@ def check(folder: Path) -> list[str]:
             faults += [
                 f"{shown} needs {n}" for n in needed(library) if "tensorflow" in n or "python" in n
             ]
+        # Opened at run time: a machine without it runs everything but hdfs://.
+        faults += [f"{shown} needs {n}" for n in needed(library) if "curl" in n or "expat" in n]
     return faults
 
 

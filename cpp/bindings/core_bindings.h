@@ -105,6 +105,7 @@ void SetNodeCounters(std::shared_ptr<CounterPage> counters);
 
 void BindControl(nb::module_& module);
 void BindFeed(nb::module_& module);
+void BindHdfs(nb::module_& module);
 void BindNode(nb::module_& module);
 
 }  // namespace arcflow::bindings

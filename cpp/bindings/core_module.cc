@@ -31,5 +31,6 @@ NB_MODULE(_core, module) {
   module.attr("version") = ARC_VERSION;
   bindings::BindControl(module);
   bindings::BindFeed(module);
+  bindings::BindHdfs(module);
   bindings::BindNode(module);
 }

@@ -150,3 +150,33 @@ class FeedReader:
 
     def cancel(self) -> None:
         """Make a blocked and every later `next` raise `CancelledError`; from any thread."""
+
+def hdfs_read(uri: str, max_bytes: int) -> bytes:
+    """The bytes of a file at an ``hdfs://`` path; see `arcflow.files`."""
+
+def hdfs_write(uri: str, bytes: bytes) -> None:
+    """Write a file that has its name only when it is whole."""
+
+def hdfs_append(uri: str, bytes: bytes) -> None:
+    """Append to a file; one that does not exist is made."""
+
+def hdfs_stat(uri: str) -> dict[str, Any]:
+    """``name``, ``is_directory``, ``length`` (bytes) and ``modified_ms`` of a file or folder."""
+
+def hdfs_list(uri: str) -> list[dict[str, Any]]:
+    """As `hdfs_stat`, for every entry of a folder."""
+
+def hdfs_glob(pattern: str) -> list[str]:
+    """Paths that match, sorted."""
+
+def hdfs_mkdirs(uri: str) -> None:
+    """Make a folder and those above it."""
+
+def hdfs_delete(uri: str, recursive: bool = False) -> None:
+    """Delete a file or folder."""
+
+def hdfs_rename(source: str, target: str, overwrite: bool = True) -> None:
+    """Give another name within one cluster."""
+
+def hdfs_delegation_token(uri: str, renewer: str = "") -> str:
+    """A new delegation token in URL form, as ``ARCFLOW_HDFS_TOKEN`` takes it."""

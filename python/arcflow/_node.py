@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from . import _reach, _serve, errors
 from ._roles import Roles
 from .context import Context
+from .tf.filesystem import register_when_imported
 
 _MAX_TRACEBACK = 12_000
 # TensorFlow's errors that survivors raise when another node died.
@@ -46,6 +47,7 @@ def main() -> NoReturn:
         config = json.loads(text)
         answer_with_stacks(link)
         set_tf_config(config)
+        register_when_imported()
         link.result(_work(link, broker_fd, config, payload))
         status = 0
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures of the node too

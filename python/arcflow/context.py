@@ -195,6 +195,24 @@ class Context:
             reader, (name, batch_size), timeout, batches.composer(values_of(self._schemas[name]))
         )
 
+    def read_files(self, pattern: str | Sequence[str], **options: Any) -> Any:
+        """Return this node's even share of the records in files, for programs that feed themselves.
+
+        Parameters
+        ----------
+        pattern
+            Files, patterns or folders, local or at ``hdfs://``; the same on every node.
+        options
+            Passed to `arcflow.tf.read_files`: ``format``, ``shard``, ``batch_size``, ``parse``, …
+
+        Returns
+        -------
+        tf.data.Dataset
+        """
+        from .tf import read_files
+
+        return read_files(pattern, rank=self.rank, size=self.size, **options)
+
     def strategy(self) -> Any:
         """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._per_node import is_per_node, per_node
+    from ._read_files import read_files
     from .dataset import FeedDataset, make_dataset
+    from .filesystem import register
     from .keras_callback import ProgressCallback
     from .strategy import ClusterStrategy, default_strategy
 
@@ -23,6 +25,8 @@ __all__ = [
     "is_per_node",
     "make_dataset",
     "per_node",
+    "read_files",
+    "register",
 ]
 
 _LAZY = {
@@ -33,6 +37,8 @@ _LAZY = {
     "ProgressCallback": "keras_callback",
     "is_per_node": "_per_node",
     "per_node": "_per_node",
+    "register": "filesystem",
+    "read_files": "_read_files",
 }
 
 

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real HDFS on loopback for tests and benches: a NameNode and DataNodes as processes of this one.
+
+`python tools/hadoop/hdfs_cluster.py FOLDER` starts one, prints its address and its HADOOP_CONF_DIR, and
+ends with Ctrl-C. Maven resolves Hadoop into its usual repository, once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+HERE = Path(__file__).resolve().parent
+_PR_SET_PDEATHSIG = 1
+_LOG4J = """log4j.rootLogger=WARN,A
+log4j.appender.A=org.apache.log4j.ConsoleAppender
+log4j.appender.A.layout=org.apache.log4j.PatternLayout
+log4j.appender.A.layout.ConversionPattern=%d %p %c{1}: %m%n
+"""
+
+
+def missing() -> str:
+    """Say what keeps Hadoop from running here; empty when nothing does."""
+    for tool, package in (("java", "openjdk-17-jre-headless"), ("mvn", "maven")):
+        if shutil.which(tool) is None:
+            return f"{tool} is not there: install {package}"
+    return ""
+
+
+def classpath(cache: Path) -> str:
+    """Return Hadoop's class path; the first call on a machine downloads it into ~/.m2."""
+    pom = HERE / "pom.xml"
+    digest = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
+    file = cache / f"classpath-{digest}"
+    if file.exists():
+        text = file.read_text()
+        if all(os.path.exists(jar) for jar in text.split(os.pathsep)):
+            return text
+    cache.mkdir(parents=True, exist_ok=True)
+    part = cache / f"classpath.{os.getpid()}"
+    subprocess.run(
+        ["mvn", "-q", "-B", "-f", str(pom), "dependency:build-classpath",
+         f"-Dmdep.outputFile={part}"],
+        check=True, timeout=1200, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    part.replace(file)
+    return file.read_text()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_xml(path: Path, properties: dict[str, object]) -> None:
+    """Write a Hadoop configuration file."""
+    lines = [
+        f"<property><name>{escape(name)}</name><value>{escape(str(value))}</value></property>"
+        for name, value in properties.items()
+    ]
+    path.write_text("<configuration>\n" + "\n".join(lines) + "\n</configuration>\n")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Hdfs:
+    """A cluster in a folder; a context manager. DataNode i listens on 127.0.0.<i + 1>.
+
+    Parameters
+    ----------
+    folder
+        Holds configuration, data and logs.
+    cache
+        Where the class path is kept between runs.
+    data_nodes, replication
+        As the names say.
+    fast
+        Let the JVMs compile fully, for benches; otherwise they start sooner.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        *,
+        data_nodes: int = 2,
+        replication: int = 2,
+        fast: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.conf_dir = folder / "conf"
+        self._cache = cache
+        self._count = data_nodes
+        self._replication = replication
+        self._jvm = ["-Xmx400m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"]
+        if not fast:
+            self._jvm.append("-XX:TieredStopAtLevel=1")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.rpc_port, self.http_port = free_port(), free_port()
+
+    @property
+    def uri(self) -> str:
+        """``hdfs://host:port``."""
+        return f"hdfs://127.0.0.1:{self.rpc_port}"
+
+    @property
+    def http(self) -> str:
+        """``host:port`` of WebHDFS."""
+        return f"127.0.0.1:{self.http_port}"
+
+    def __enter__(self) -> Hdfs:
+        try:
+            self._classpath = f"{self.conf_dir}{os.pathsep}{classpath(self._cache)}"
+            self._configure()
+            self._run("format", "server.namenode.NameNode", "-format", "-nonInteractive", "-force")
+            self.start_name_node()
+            for i in range(self._count):
+                self.start_data_node(i)
+            self._await()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _configure(self) -> None:
+        self.conf_dir.mkdir(parents=True)
+        (self.conf_dir / "log4j.properties").write_text(_LOG4J)
+        user = "root" if os.getuid() == 0 else os.environ.get("USER", "nobody")
+        write_xml(
+            self.conf_dir / "core-site.xml",
+            {
+                "fs.defaultFS": self.uri,
+                "hadoop.tmp.dir": self.folder / "tmp",
+                "hadoop.http.staticuser.user": user,
+                f"hadoop.proxyuser.{user}.hosts": "*",
+                f"hadoop.proxyuser.{user}.groups": "*",
+                "fs.viewfs.mounttable.view.link./mounted": f"{self.uri}/mounted",
+            },
+        )
+        write_xml(
+            self.conf_dir / "hdfs-site.xml",
+            {
+                "dfs.replication": self._replication,
+                "dfs.namenode.http-address": self.http,
+                "dfs.namenode.rpc-bind-host": "127.0.0.1",
+                "dfs.namenode.name.dir": f"file://{self.folder}/name",
+                "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+                "dfs.namenode.safemode.extension": 0,
+                "dfs.namenode.fs-limits.min-block-size": 65536,
+                "dfs.permissions.superusergroup": "arcflow-none",
+                "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
+                "dfs.webhdfs.enabled": "true",
+            },
+        )
+
+    def _java(self, main: str, *args: str) -> list[str]:
+        return ["java", *self._jvm, "-cp", self._classpath, f"org.apache.hadoop.hdfs.{main}", *args]
+
+    def _run(self, name: str, main: str, *args: str) -> None:
+        with open(self.folder / f"{name}.log", "wb") as log:
+            done = subprocess.run(
+                self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=240
+            )
+        if done.returncode != 0:
+            raise RuntimeError(f"{main} failed:\n{self._tail(name)}")
+
+    def _start(self, name: str, main: str, *args: str) -> None:
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._processes[name] = subprocess.Popen(
+                self._java(main, *args),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )  # fmt: skip
+
+    def start_name_node(self) -> None:
+        """Start the NameNode, again after `kill`."""
+        self._start("nn", "server.namenode.NameNode")
+
+    def start_data_node(self, i: int) -> None:
+        """Start a DataNode, again after `kill`."""
+        host = f"127.0.0.{i + 1}"
+        options = {
+            "dfs.datanode.data.dir": f"file://{self.folder}/data{i}",
+            "dfs.datanode.hostname": host,
+            "dfs.datanode.address": f"{host}:0",
+            "dfs.datanode.http.address": f"{host}:0",
+            "dfs.datanode.ipc.address": f"{host}:0",
+        }
+        flags = [f"-D{name}={value}" for name, value in options.items()]
+        self._start(f"dn{i}", "server.datanode.DataNode", *flags)
+
+    def kill(self, name: str) -> None:
+        """End ``nn`` or ``dn<i>`` at once, as a crash does."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def live_data_nodes(self) -> int:
+        """How many DataNodes the NameNode counts as alive; -1 when it does not answer."""
+        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                beans = json.load(answer)["beans"]
+            return int(beans[0]["NumLiveDataNodes"]) if beans else -1
+        except (OSError, ValueError):
+            return -1
+
+    def _registered(self, i: int) -> set[str]:
+        """Names under which the NameNode knows DataNode i; the port is new after each start."""
+        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            nodes = json.loads(json.load(answer)["beans"][0]["LiveNodes"])
+        return {
+            node["xferaddr"] for node in nodes.values() if f"127.0.0.{i + 1}:" in node["xferaddr"]
+        }
+
+    def restart_data_node(self, i: int) -> None:
+        """Start a killed DataNode and wait until the NameNode knows it again."""
+        before = self._registered(i)
+        self.start_data_node(i)
+        deadline = time.monotonic() + 60
+        while self._registered(i) <= before:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"dn{i} does not come back:\n{self._tail(f'dn{i}')}")
+            time.sleep(0.2)
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + 240
+        while self.live_data_nodes() < self._count or self._in_safe_mode():
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended:\n{self._tail(name)}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"HDFS did not come up:\n{self._tail('nn')}")
+            time.sleep(0.1)
+
+    def _in_safe_mode(self) -> bool:
+        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(json.load(answer)["beans"][0]["Safemode"])
+
+    def _tail(self, name: str) -> str:
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def stop(self) -> None:
+        """End all processes; kill those that do not go."""
+        for process in self._processes.values():
+            process.kill()  # data is thrown away: there is nothing to finish
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1]).resolve()
+    with Hdfs(folder, HERE.parent.parent / "build" / "hadoop") as cluster:
+        print(
+            f"{cluster.uri}  http://{cluster.http}  HADOOP_CONF_DIR={cluster.conf_dir}", flush=True
+        )
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
