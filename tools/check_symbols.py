@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ENTRY_POINTS = re.compile(r"^(PyInit__core|TF_InitPlugin|TF_InitKernel)$")
+ENTRY_POINTS = re.compile(r"^(PyInit__core|TF_InitPlugin|TF_InitKernel|arcflow_transport_\w+)$")
 # Defined by every C linker in every library.
 LINKER = {"_init", "_fini", "__bss_start", "_edata", "_end"}
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import _reach, _serve, errors
+from . import _reach, _serve, _transport, errors
 from ._roles import Roles
 from .context import Context
 from .tf.filesystem import register_when_imported
@@ -48,6 +48,7 @@ def main() -> NoReturn:
         answer_with_stacks(link)
         set_tf_config(config)
         register_when_imported()
+        _transport.remember(config)
         link.result(_work(link, broker_fd, config, payload))
         status = 0
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures of the node too
@@ -87,7 +88,7 @@ def _work(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
     """Do what this node is for, until its end; return its pickled value."""
     import cloudpickle
 
-    nothing = bytes(cloudpickle.dumps(None))
+    nothing = bytes(cloudpickle.dumps((None, {})))
     rank, size = int(config["rank"]), int(config["size"])
     if size > 1:
         _check_reach(link, config)
@@ -141,7 +142,7 @@ def _call(
         ) from error
     value = fn(Context(link, broker_fd, config, args, end))
     try:
-        return bytes(cloudpickle.dumps(value))
+        return bytes(cloudpickle.dumps((value, _transport.report())))
     except Exception as error:
         raise _FunctionError(
             f"what the function returned ({type(value).__name__}) cannot be sent to the driver: "

@@ -52,6 +52,7 @@ class Options:
     gpus: int | None = None
     share_gpus: bool = False
     profile: Any = None  # pyspark.resource.ResourceProfile
+    transport: str = "auto"
 
     @property
     def segment_bytes(self) -> int:
@@ -198,6 +199,8 @@ class Run:
                 "remainder": options.remainder,
                 "roles": self._roles.to_json(),
                 "evaluator_grace_s": options.evaluator_grace_s,
+                # Nodes prove this one to each other; they never get that of the control plane.
+                "transport": {"mode": options.transport, "secret": secrets.token_hex(32)},
             },
             payload=self._payload,
             log_dir=options.log_dir,

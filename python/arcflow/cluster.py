@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from . import _encryption, _logs, _network, _restart, _roles, _run, preflight
+from . import _encryption, _logs, _network, _restart, _roles, _run, _transport, preflight
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
@@ -41,7 +41,8 @@ class Result:
         ``unfinished`` (Keras looks at a batch before it trains); and ``nodes``, the same for each
         rank with its ``passes``.
     metrics
-        ``nodes``: counters, times and memory of each rank, as its agent measured them.
+        ``nodes``: counters, times and memory of each rank, as its agent measured them;
+        ``transport``: what `Context.transport` said at the end, by rank.
     attempts
         What happened in each attempt; the last one is the good one.
     """
@@ -94,6 +95,9 @@ class Cluster:
         there then. Programs go on from their newest checkpoint (`Context.checkpoint`).
     restart_backoff
         Seconds before the first restart; twice as long before each further one.
+    transport
+        How tensors travel between nodes: ``"auto"`` (shared memory within a host, TensorFlow's gRPC
+        between hosts), ``"shm"`` (shared memory, or an error), ``"grpc"`` (TensorFlow's alone).
     progress
         Whether to show a progress bar and rank 0's output.
     log_lines
@@ -151,6 +155,7 @@ class Cluster:
         remainder: str = "pad",
         max_restarts: int = 0,
         restart_backoff: float = 1.0,
+        transport: str = "auto",
         progress: bool = True,
         log_lines: int = 50,
         log_dir: str | os.PathLike[str] | None = None,
@@ -204,6 +209,7 @@ class Cluster:
             gpus=preflight.checked_gpus(gpus),
             share_gpus=share_gpus,
             profile=preflight.checked_profile(self.spark, profile),
+            transport=_transport.check_mode(transport),
         )
         if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < 0:
             raise InvalidArgumentError(f"max_restarts={max_restarts!r} is not a number (0 or more)")
@@ -349,10 +355,13 @@ def pickled(fn: Callable[[Any], Any], args: Any) -> bytes:
 def _result(
     outcomes: list[_run.NodeOutcome], roles: _roles.Roles, attempts: list[_restart.Attempt]
 ) -> Result:
-    values = []
+    values: list[Any] = []
+    transport: list[dict[str, Any]] = []
     for one in outcomes:
         try:
-            values.append(cloudpickle.loads(one.result))
+            value, report = cloudpickle.loads(one.result)
+            values.append(value)
+            transport.append(report)
         except Exception as error:
             raise InternalError(
                 f"what rank {one.rank} returned cannot be read in the driver: "
@@ -366,7 +375,8 @@ def _result(
             for key in _ROW_COUNTS:
                 total[key] += node[key]
             total["nodes"].append(node)
-    metrics = {"nodes": [one.outcome.get("metrics") or {} for one in outcomes]}
+    nodes = [one.outcome.get("metrics") or {} for one in outcomes]
+    metrics = {"nodes": nodes, "transport": transport[: roles.size]}
     evaluators = values[roles.size : roles.size + roles.evaluator]
     return Result(values[: roles.size], rows, metrics, evaluators, attempts)
 

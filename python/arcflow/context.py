@@ -325,6 +325,22 @@ class Context:
         now = self._progress
         self._link.set_progress(int(now["step"]), int(now["epoch"]), float(loss))
 
+    @property
+    def transport(self) -> dict[str, Any]:
+        """How this node's tensors have travelled so far.
+
+        Returns
+        -------
+        dict
+            ``mode`` and TensorFlow's ``protocol``; ``pairs``: ``backend``, bytes ``sent`` and
+            ``received`` for each other rank that shares memory with this one; once a strategy was
+            made also ``collectives`` (counters), ``outputs``, and ``fallbacks``: why and how often
+            TensorFlow's own transport ran instead.
+        """
+        from . import _transport
+
+        return _transport.report()
+
     def save(self, model: Any, path: str) -> str:
         """Save a Keras model or `tf.Module`; every node must call it, the chief's copy is kept.
 

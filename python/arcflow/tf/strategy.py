@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from .. import errors
-from . import _callbacks, _keras, _padding
+from . import _callbacks, _keras, _padding, transport
 from ._per_node import remainder_of
 
 
@@ -45,13 +45,19 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     Parameters
     ----------
     cluster_resolver
-        Where the nodes are; ``TF_CONFIG`` by default.
+        Where the nodes are; by default ``TF_CONFIG``, with the server protocol of the run's
+        ``transport``.
     communication_options
         ``tf.distribute.experimental.CommunicationOptions``.
     """
 
     def __init__(self, *, cluster_resolver: Any = None, communication_options: Any = None) -> None:
         _keras.install()
+        protocol = transport.prepare()
+        if cluster_resolver is None and protocol != "grpc":
+            cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(
+                rpc_layer=protocol
+            )
         super().__init__(
             cluster_resolver=cluster_resolver, communication_options=communication_options
         )

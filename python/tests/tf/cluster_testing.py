@@ -59,12 +59,13 @@ def run_ranks(
     *,
     timeout_s: float = 240,
     env: dict | None = None,
+    dead: tuple[int, ...] = (),
     **kwargs: Any,
 ) -> list[Any]:
     """Values that ``name(**kwargs)`` of the file `program` returned, by rank.
 
     Raises RankFailedError with the first rank's error, TimeoutError when a rank hangs. All
-    processes are gone afterwards.
+    processes are gone afterwards. Ranks in `dead` are to end without a value; theirs is None.
     """
     cluster: dict[str, list[str]] = {}
     ports = _free_ports(size)
@@ -93,7 +94,7 @@ def run_ranks(
                      os.path.join(folder, f"result{rank}")],
                     env=child_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 ))  # fmt: skip
-            return _collect(folder, children, time.monotonic() + timeout_s)
+            return _collect(folder, children, time.monotonic() + timeout_s, dead)
         finally:
             for child in children:
                 with contextlib.suppress(ProcessLookupError):
@@ -101,7 +102,9 @@ def run_ranks(
                 child.wait()
 
 
-def _collect(folder: str, children: list[subprocess.Popen], deadline: float) -> list[Any]:
+def _collect(
+    folder: str, children: list[subprocess.Popen], deadline: float, dead: tuple[int, ...]
+) -> list[Any]:
     results: dict[int, Any] = {}
     while len(results) < len(children):
         for rank, child in enumerate(children):
@@ -114,6 +117,8 @@ def _collect(folder: str, children: list[subprocess.Popen], deadline: float) -> 
                 if status == "error":
                     raise RankFailedError(rank, *value)
                 results[rank] = value
+            elif ended and rank in dead:
+                results[rank] = None
             elif ended:
                 tail = Path(folder, f"log{rank}").read_text(errors="replace")[-3000:]
                 raise RankFailedError(rank, "exit", str(child.returncode), tail)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare all-reduces inside a tf.function: ours, TensorFlow's gRPC, and Open MPI in plain C.
+
+Every system is a set of processes that stays up; they measure in turn, so that a change of load
+meets them all alike. `--small` shows that all of it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+
+from harness import environment, interleaved, make_row, note, print_table, write_json  # noqa: E402
+
+SYSTEMS = ("arcflow", "stock", "stock-whole")
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (4 * KIB, 64 * KIB, MIB, 4 * MIB, 64 * MIB, 256 * MIB)
+# (ranks, bytes) → limit of the ratio to the better stock gRPC, and to Open MPI's shared memory.
+STOCK_GOALS = {
+    (2, 4 * KIB): 1 / 5,
+    (2, 64 * MIB): 1 / 15,
+    (2, 256 * MIB): 1 / 15,
+    (4, 64 * MIB): 0.1,
+}
+MPI_GOALS = {(2, 4 * MIB): 1.1, (2, 64 * MIB): 0.35, (2, 256 * MIB): 0.35}
+VGG_GOAL = 1 / 12
+
+
+class Cluster:
+    """The processes of one system; ended, by process id, when left."""
+
+    def __init__(self, system: str, ranks: int) -> None:
+        self.system = system
+        addresses = _free_addresses(ranks)
+        self._children = []
+        for rank in range(ranks):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+            env = {
+                **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
+                "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow",
+            }  # fmt: skip
+            command = [sys.executable, str(HERE / "ranks.py"), system]
+            self._children.append(subprocess.Popen(
+                command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ))  # fmt: skip
+
+    def answers(self) -> list[dict[str, Any]]:
+        found = []
+        for child in self._children:
+            line = child.stdout.readline()
+            if not line:
+                sys.exit(f"a rank of {self.system} ended: run bench/collective/ranks.py by hand")
+            found.append(json.loads(line))
+        return found
+
+    def measure(self, what: int | str, steps: int) -> dict[str, float]:
+        """Rank 0's step; all ranks take part."""
+        key = "set" if isinstance(what, str) else "bytes"
+        for child in self._children:
+            child.stdin.write(json.dumps({key: what, "steps": steps}) + "\n")
+            child.stdin.flush()
+        return self.answers()[0]
+
+    def close(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait()
+
+
+def _free_addresses(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            found.append(f"127.0.0.1:{probe.getsockname()[1]}")
+        return found
+
+
+@contextlib.contextmanager
+def clusters(ranks: int) -> Iterator[dict[str, Cluster]]:
+    found: dict[str, Cluster] = {}
+    try:
+        for system in SYSTEMS:
+            found[system] = Cluster(system, ranks)
+        for cluster in found.values():
+            cluster.answers()  # ready
+        yield found
+    finally:
+        for cluster in found.values():
+            cluster.close()
+
+
+def mpi_program(folder: str) -> Path | None:
+    """Build the baseline; None when Open MPI is not installed."""
+    if not shutil.which("mpicc") or not shutil.which("mpirun"):
+        note("no Open MPI: apt install openmpi-bin libopenmpi-dev for its rows")
+        return None
+    program = Path(folder) / "allreduce"
+    subprocess.run(["mpicc", "-O2", "-o", program, HERE / "allreduce.c"], check=True)
+    return program
+
+
+def run_mpi(program: Path, transport: str, ranks: int, size: int, steps: int) -> float:
+    command = [
+        "mpirun", "--allow-run-as-root", "--oversubscribe", "-np", str(ranks),
+        "--mca", "pml", "ob1", "--mca", "btl", f"self,{transport}", program, str(size), str(steps),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def steps_for(what: int | str) -> int:
+    return 10 if isinstance(what, str) or what >= 16 * MIB else 50 if what >= MIB else 200
+
+
+def compare(
+    ranks: int, workloads: list[int | str], repeats: int, program: Path | None
+) -> list[Any]:
+    """Rows for each size: wall and CPU time of a step, beside all baselines."""
+    rows = []
+    with clusters(ranks) as systems:
+        for what in workloads:
+            steps = steps_for(what)
+            cases: dict[str, Callable[[], Any]] = {
+                system: lambda c=cluster, w=what, s=steps: c.measure(w, s)
+                for system, cluster in systems.items()
+            }
+            if program and isinstance(what, int):
+                for name, btl in (("Open MPI shm", "vader"), ("Open MPI TCP", "tcp")):
+                    cases[name] = lambda b=btl, w=what, s=steps: {
+                        "ms": run_mpi(program, b, ranks, w, s)
+                    }
+            found = interleaved(cases, repeats)
+            rows += make_rows(ranks, what, found)
+    return rows
+
+
+def make_rows(ranks: int, what: int | str, found: dict[str, list[Any]]) -> list[Any]:
+    name = "VGG-19's 38 gradients" if isinstance(what, str) else shown(what)
+    case = f"all-reduce of {name}, {ranks} ranks, one host"
+    ms = {system: [one["ms"] for one in values] for system, values in found.items()}
+    better = [min(pair) for pair in zip(ms["stock"], ms["stock-whole"], strict=True)]
+    limit = VGG_GOAL if isinstance(what, str) else STOCK_GOALS.get((ranks, what))
+    rows = [
+        make_row(
+            case, "step", ms["arcflow"], "ms", baseline="the better stock gRPC",
+            baseline_values=better, goal=f"<= {limit:.4f} x" if limit else None,
+        )
+    ]  # fmt: skip
+    for system in ("Open MPI shm", "Open MPI TCP"):
+        if system in ms:
+            goal = MPI_GOALS.get((ranks, what)) if system == "Open MPI shm" else None
+            rows.append(
+                make_row(
+                    case, "step", ms["arcflow"], "ms", baseline=system,
+                    baseline_values=ms[system], goal=f"<= {goal} x" if goal else None,
+                )
+            )  # fmt: skip
+    cpu = {system: [one["cpu_ms"] for one in found[system]] for system in SYSTEMS}
+    rows.append(
+        make_row(
+            case, "CPU of rank 0, a step", cpu["arcflow"], "ms", baseline="stock gRPC",
+            baseline_values=cpu["stock"],
+        )
+    )  # fmt: skip
+    return rows
+
+
+def shown(size: int) -> str:
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--small", action="store_true", help="two sizes, one repeat: a smoke run")
+    parser.add_argument("--output", type=Path, default=Path("build/bench/collective.json"))
+    args = parser.parse_args()
+    env = environment(["tensorflow-cpu", "numpy"])
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="arcflow-bench-") as folder:
+        program = mpi_program(folder)
+        if args.small:
+            rows += compare(2, [4 * KIB, MIB], 1, program)
+        else:
+            rows += compare(2, [*SIZES, "vgg19"], args.repeats, program)
+            rows += compare(4, [4 * KIB, 64 * MIB], args.repeats, program)
+            rows += compare(8, [64 * MIB], args.repeats, program)
+    print_table(env, rows)
+    write_json(args.output, env, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+// The resolver that names our collective, and the collective that TensorFlow then runs.
+#include "plugins/tensorflow/transport/collectives.h"
+
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "arcflow/collective/recycled_memory.h"
+#include "plugins/tensorflow/status.h"
+#include "plugins/tensorflow/transport/groups.h"
+#include "plugins/tensorflow/transport/stats.h"
+#include "tensorflow/core/common_runtime/base_collective_executor.h"
+#include "tensorflow/core/common_runtime/device_mgr.h"
+#include "tensorflow/core/distributed_runtime/collective_param_resolver_distributed.h"
+#include "tensorflow/core/distributed_runtime/device_resolver_distributed.h"
+#include "tensorflow/core/distributed_runtime/rpc_collective_executor_mgr.h"
+#include "tensorflow/core/framework/allocation_description.pb.h"
+#include "tensorflow/core/framework/device.h"
+#include "tensorflow/core/framework/device_attributes.pb.h"
+#include "tensorflow/core/nccl/collective_communicator.h"
+#include "tensorflow/core/util/device_name_utils.h"
+
+namespace arcflow::tf {
+namespace {
+
+using collective::Element;
+using collective::Kind;
+using collective::Merge;
+using collective::RecycledMemory;
+using tensorflow::CancellationManager;
+using tensorflow::CollectiveParams;
+using tensorflow::CollGroupParams;
+using tensorflow::DeviceAttributes;
+using tensorflow::StatusCallback;
+using tensorflow::Tensor;
+
+constexpr char kName[] = "ArcflowCollective";
+constexpr std::size_t kRecycleBytes = 1 << 20;  // outputs from here on
+
+// ---- which operations we cover, and what they are to the engine ----
+
+std::optional<Element> ElementOf(tensorflow::DataType type) {
+  switch (type) {
+    case tensorflow::DT_HALF:
+      return Element::kFloat16;
+    case tensorflow::DT_BFLOAT16:
+      return Element::kBFloat16;
+    case tensorflow::DT_FLOAT:
+      return Element::kFloat32;
+    case tensorflow::DT_DOUBLE:
+      return Element::kFloat64;
+    case tensorflow::DT_INT32:
+      return Element::kInt32;
+    case tensorflow::DT_INT64:
+      return Element::kInt64;
+    default:
+      break;
+  }
+  if (!tensorflow::DataTypeCanUseMemcpy(type)) return std::nullopt;
+  switch (tensorflow::DataTypeSize(type)) {
+    case 1:
+      return Element::kByte;
+    case 2:
+      return Element::kTwo;
+    case 4:
+      return Element::kFour;
+    case 8:
+      return Element::kEight;
+    case 16:
+      return Element::kSixteen;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<Kind> KindOf(tensorflow::CollectiveType type) {
+  switch (type) {
+    case tensorflow::REDUCTION_COLLECTIVE:
+      return Kind::kAllReduce;
+    case tensorflow::BROADCAST_COLLECTIVE:
+      return Kind::kBroadcast;
+    case tensorflow::GATHER_COLLECTIVE:
+      return Kind::kAllGather;
+    case tensorflow::ALL_TO_ALL_COLLECTIVE:
+      return Kind::kAllToAll;
+    case tensorflow::REDUCE_SCATTER_COLLECTIVE:
+      return Kind::kReduceScatter;
+    default:
+      return std::nullopt;  // permute
+  }
+}
+
+std::optional<Merge> MergeOf(const tensorflow::OpKernel* op) {
+  if (op == nullptr) return std::nullopt;
+  const std::string name(op->type_string());
+  if (name == "Add" || name == "AddV2") return Merge::kAdd;
+  if (name == "Mul") return Merge::kMul;
+  if (name == "Minimum") return Merge::kMin;
+  if (name == "Maximum") return Merge::kMax;
+  return std::nullopt;
+}
+
+/// Why TensorFlow has to run an operation; nothing when we can. Looks only at what is equal on all
+/// ranks of a correct program, so that all decide alike.
+std::optional<std::string> WhyNotCovered(const CollectiveParams& params) {
+  const auto kind = KindOf(params.instance.type);
+  if (!kind) return "collectives of this kind (permute)";
+  if (params.group.device_type != tensorflow::DeviceType(tensorflow::DEVICE_CPU)) {
+    return "collectives on " + params.group.device_type.type_string();
+  }
+  if (params.group.group_size < 2) return "groups of one";
+  if (params.group.group_size > collective::kMaxRanks) return "groups of very many ranks";
+  const auto element = ElementOf(params.instance.data_type);
+  if (!element) return "values of " + tensorflow::DataTypeString(params.instance.data_type);
+  if (*kind == Kind::kAllReduce || *kind == Kind::kReduceScatter) {
+    if (!collective::Reducible(*element)) {
+      return "merging of " + tensorflow::DataTypeString(params.instance.data_type);
+    }
+    if (!MergeOf(params.merge_op)) return "another merge operation than add, mul, min, max";
+    if (params.final_op != nullptr && params.final_op->type_string() != "Div" &&
+        params.final_op->type_string() != "Identity") {
+      return "another final operation than Id and Div";
+    }
+  }
+  return std::nullopt;
+}
+
+// ---- the resolver ----
+
+class Resolver : public tensorflow::CollectiveParamResolverDistributed {
+ public:
+  using Base = tensorflow::CollectiveParamResolverDistributed;
+  Resolver(const tensorflow::ConfigProto& config, const tensorflow::DeviceMgr* devices,
+           tensorflow::DeviceResolverDistributed* device_resolver,
+           tensorflow::NcclCommunicatorInterface* nccl, tensorflow::WorkerCacheInterface* workers,
+           const std::string& task, std::shared_ptr<const Identity> identity)
+      : Base(config, devices, device_resolver, nccl, workers, task),
+        groups_(std::make_shared<Groups>(std::move(identity), workers, task)) {}
+
+  void CompleteParamsAsync(const DeviceAttributes& device, CollectiveParams* params,
+                           CancellationManager* cancel, const StatusCallback& done) override {
+    if (const auto why = WhyNotCovered(*params)) {
+      CountFallback(*why);
+      return Base::CompleteParamsAsync(device, params, cancel, done);
+    }
+    if (const absl::Status aborted = Aborted(); !aborted.ok()) return done(aborted);
+    bool first = false;
+    const auto member = groups_->Find(params->group.group_key, device.name(), &first);
+    groups_->WhenDecided(member, [=, this] { Complete(member, device, params, cancel, done); });
+    if (first) Make(member, device, params, cancel);
+  }
+
+  void StartAbort(const absl::Status& status) override {
+    groups_->Abort(status);
+    Base::StartAbort(status);
+  }
+
+ private:
+  absl::Status Aborted() {
+    tensorflow::mutex_lock lock(status_mu_);
+    return status_;
+  }
+
+  void Make(const std::shared_ptr<Member>& member, const DeviceAttributes& device,
+            CollectiveParams* params, CancellationManager* cancel) {
+    auto group = std::make_shared<CollGroupParams>(params->group);
+    const auto groups = groups_;
+    const std::string name = device.name();
+    CompleteGroupAsync(device, group.get(), cancel, [=](const absl::Status& status) {
+      if (!status.ok()) return groups->Fail(member, status);
+      // On a thread of its own: it waits for other processes.
+      tensorflow::Env::Default()->SchedClosure([=] { groups->Make(member, *group, name); });
+    });
+  }
+
+  void Complete(const std::shared_ptr<Member>& member, const DeviceAttributes& device,
+                CollectiveParams* params, CancellationManager* cancel, const StatusCallback& done) {
+    switch (member->state) {
+      case Member::State::kStock:
+        CountFallback("operations of such groups");
+        return Base::CompleteParamsAsync(device, params, cancel, done);
+      case Member::State::kOurs:
+        break;
+      default:
+        return done(member->status);
+    }
+    if (params->instance.type != tensorflow::BROADCAST_COLLECTIVE) {
+      // All that TensorFlow would ask the group's leader for is known here.
+      params->group = member->group;
+      params->default_rank = member->index;
+      Name(*member, params);
+      return done(absl::OkStatus());
+    }
+    Base::CompleteParamsAsync(device, params, cancel, [=](const absl::Status& status) {
+      if (status.ok()) Name(*member, params);  // who the source is had to be asked for
+      done(status);
+    });
+  }
+
+  static void Name(const Member& member, CollectiveParams* params) {
+    params->instance.impl_details.collective_name = kName;
+    params->group.runtime_details.communicator_key = member.token;
+  }
+
+  const std::shared_ptr<Groups> groups_;
+};
+
+// ---- the collective ----
+
+/// Recycled memory as a tensor's.
+class RecycledBuffer : public tensorflow::TensorBuffer {
+ public:
+  RecycledBuffer(RecycledMemory::Buffer buffer, std::size_t bytes)
+      : TensorBuffer(buffer.data), buffer_(buffer), bytes_(bytes) {}
+  ~RecycledBuffer() override { RecycledMemory::Global().Give(buffer_); }
+  std::size_t size() const override { return bytes_; }
+  TensorBuffer* root_buffer() override { return this; }
+  void FillAllocationDescription(tensorflow::AllocationDescription* proto) const override {
+    proto->set_requested_bytes(static_cast<std::int64_t>(bytes_));
+    proto->set_allocated_bytes(static_cast<std::int64_t>(buffer_.capacity));
+    proto->set_allocator_name("arcflow_recycled");
+  }
+
+ private:
+  RecycledMemory::Buffer buffer_;
+  std::size_t bytes_;
+};
+
+/// Puts memory whose pages are there under a large output that nothing has been written to.
+void Recycle(const Tensor* input, Tensor* output) {
+  const std::size_t bytes = output->TotalBytes();
+  if (bytes < kRecycleBytes) return;
+  if (input != nullptr && input->data() == output->data()) return;
+  const auto buffer = RecycledMemory::Global().Take(bytes);
+  if (buffer.data == nullptr) return;
+  CountOutput(buffer.recycled);
+  *output = Tensor(
+      output->dtype(), output->shape(),
+      tensorflow::core::RefCountPtr<tensorflow::TensorBuffer>(new RecycledBuffer(buffer, bytes)));
+}
+
+std::uint64_t Hash(std::uint64_t hash, std::uint64_t value) {
+  return (hash ^ value) * 0x9e3779b97f4a7c15u + (hash >> 29);
+}
+
+std::uint64_t HashOf(const tensorflow::TensorShape& shape) {
+  std::uint64_t hash = 1 + static_cast<std::uint64_t>(shape.dims());
+  for (int d = 0; d < shape.dims(); ++d) {
+    hash = Hash(hash, static_cast<std::uint64_t>(shape.dim_size(d)));
+  }
+  return hash;
+}
+
+class Collective : public tensorflow::CollectiveImplementationInterface {
+ public:
+  absl::Status InitializeCollectiveParams(CollectiveParams*) override { return absl::OkStatus(); }
+  absl::Status InitializeCollectiveContext(
+      std::shared_ptr<tensorflow::CollectiveContext> context) override {
+    context_ = std::move(context);
+    return absl::OkStatus();
+  }
+
+  void Run(StatusCallback done) override {
+    const CollectiveParams& params = *context_->col_params;
+    context_->col_exec->UnblockDependencies(params);
+    const auto member = FindMember(params.group.runtime_details.communicator_key);
+    if (!member) return done(absl::AbortedError("the collective's group is gone"));
+    collective::Operation operation;
+    if (absl::Status s = Describe(*member, &operation); !s.ok()) return done(s);
+    Recycle(context_->input, context_->output);
+    operation.out = static_cast<std::byte*>(context_->output->data());
+    const auto keep = context_;
+    operation.done = [done, keep, member](const Status& status) { done(ToTf(status)); };
+    operation.defer = [executor = context_->col_exec](std::function<void()> work) {
+      executor->RunClosure(std::move(work));
+    };
+    member->engine->Submit(std::move(operation));
+  }
+
+ private:
+  absl::Status Describe(const Member& member, collective::Operation* operation) {
+    const CollectiveParams& params = *context_->col_params;
+    const Tensor* const input = context_->input;
+    const Tensor& like = input != nullptr ? *input : *context_->output;
+    auto& what = operation->what;
+    what.kind = *KindOf(params.instance.type);
+    what.element = *ElementOf(params.instance.data_type);
+    what.count = static_cast<std::uint64_t>(like.NumElements());
+    what.shape = HashOf(like.shape());
+    if (what.kind == Kind::kAllReduce || what.kind == Kind::kReduceScatter) {
+      what.merge = *MergeOf(params.merge_op);
+      what.divide = params.final_op != nullptr && params.final_op->type_string() == "Div" ? 1 : 0;
+    }
+    if (what.kind == Kind::kBroadcast) {
+      const auto source = static_cast<std::size_t>(params.source_rank);
+      if (source >= member.ranks.size()) return absl::InternalError("a broadcast has no source");
+      what.root = static_cast<std::uint32_t>(member.ranks[source]);
+    }
+    if (absl::Status s = CheckShapes(&what, like); !s.ok()) return s;
+    operation->key = std::hash<std::string>()(context_->exec_key);
+    operation->in = input == nullptr ? nullptr : static_cast<const std::byte*>(input->data());
+    const float limit = params.instance.impl_details.timeout_seconds;
+    if (limit > 0) operation->deadline = Deadline::AfterSeconds(limit);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckShapes(collective::Signature* what, const Tensor& input) {
+    const auto ranks = static_cast<std::uint64_t>(context_->col_params->group.group_size);
+    const auto out = static_cast<std::uint64_t>(context_->output->NumElements());
+    const bool parted = what->kind == Kind::kAllToAll || what->kind == Kind::kReduceScatter;
+    if (parted) {
+      if (what->count % ranks != 0) {
+        return absl::InvalidArgumentError("an input of " + input.shape().DebugString() +
+                                          " cannot be parted between " + std::to_string(ranks) +
+                                          " ranks");
+      }
+      what->count /= ranks;
+    }
+    const bool wide = what->kind == Kind::kAllToAll || what->kind == Kind::kAllGather;
+    if (out != what->count * (wide ? ranks : 1)) {
+      return absl::InternalError("an output of " + context_->output->shape().DebugString() +
+                                 " does not fit an input of " + input.shape().DebugString());
+    }
+    return absl::OkStatus();
+  }
+
+  std::shared_ptr<tensorflow::CollectiveContext> context_;
+};
+
+tensorflow::CollectiveRegistration g_registration(kName, [] { return new Collective(); });
+
+}  // namespace
+
+tensorflow::CollectiveExecutorMgrInterface* NewCollectiveManager(
+    const tensorflow::ConfigProto& config, const tensorflow::WorkerEnv* env,
+    tensorflow::WorkerCacheInterface* workers, std::shared_ptr<const Identity> identity) {
+  std::string task;
+  std::string device;
+  tensorflow::DeviceNameUtils::SplitDeviceName(env->device_mgr->ListDevices()[0]->name(), &task,
+                                               &device);
+  auto nccl = tensorflow::MaybeCreateNcclCommunicator(config);
+  auto devices = std::make_unique<tensorflow::DeviceResolverDistributed>(env->device_mgr);
+  auto resolver = std::make_unique<Resolver>(config, env->device_mgr, devices.get(), nccl.get(),
+                                             workers, task, std::move(identity));
+  return new tensorflow::RpcCollectiveExecutorMgr(config, env->device_mgr, std::move(devices),
+                                                  std::move(resolver), std::move(nccl), workers,
+                                                  task);
+}
+
+}  // namespace arcflow::tf

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Servers of the protocols grpc+arc and grpc_rdma: TensorFlow's gRPC server with our collectives.
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "plugins/tensorflow/status.h"
+#include "plugins/tensorflow/transport/collectives.h"
+#include "plugins/tensorflow/transport/settings.h"
+#include "tensorflow/core/distributed_runtime/rendezvous_mgr_interface.h"
+#include "tensorflow/core/distributed_runtime/rpc/grpc_server_lib.h"
+#include "tensorflow/core/distributed_runtime/rpc/grpc_worker_service.h"
+#include "tensorflow/core/distributed_runtime/rpc/rpc_rendezvous_mgr.h"
+#include "tensorflow/core/distributed_runtime/server_lib.h"
+#include "tensorflow/core/framework/step_stats.pb.h"
+#include "tensorflow/core/protobuf/worker.pb.h"
+
+namespace arcflow::tf {
+namespace {
+
+constexpr char kProtocol[] = "grpc+arc";
+constexpr char kRdmaProtocol[] = "grpc_rdma";
+
+/// TensorFlow's worker that also tells who asks for it that we are here.
+class Worker : public tensorflow::GrpcWorker {
+ public:
+  Worker(tensorflow::WorkerEnv* env, const tensorflow::ConfigProto& config,
+         std::shared_ptr<const Identity> identity)
+      : GrpcWorker(env, config), identity_(std::move(identity)) {}
+
+  void LoggingAsync(const tensorflow::LoggingRequest* request,
+                    tensorflow::LoggingResponse* response,
+                    tensorflow::StatusCallback done) override {
+    if (request->fetch_step_id_size() != 1 || request->fetch_step_id(0) != kCardStep) {
+      return GrpcWorker::LoggingAsync(request, response, std::move(done));
+    }
+    auto* step = response->add_step();
+    step->set_step_id(kCardStep);
+    step->mutable_step_stats()->add_dev_stats()->set_device(identity_->card.ToJson());
+    done(absl::OkStatus());
+  }
+
+ private:
+  const std::shared_ptr<const Identity> identity_;
+};
+
+class Server : public tensorflow::GrpcServer {
+ public:
+  Server(const tensorflow::ServerDef& def, tensorflow::Env* env,
+         std::shared_ptr<const Identity> identity)
+      : GrpcServer(def, env), identity_(std::move(identity)) {}
+
+  absl::Status Open(tensorflow::DeviceMgr* devices) {
+    tensorflow::GrpcServerOptions options;
+    options.rendezvous_mgr_func = [](const tensorflow::WorkerEnv* env) {
+      return static_cast<tensorflow::RendezvousMgrInterface*>(
+          new tensorflow::RpcRendezvousMgr(env));
+    };
+    options.worker_func =
+        [this](tensorflow::WorkerEnv* env,
+               const tensorflow::ConfigProto& config) -> std::unique_ptr<tensorflow::GrpcWorker> {
+      return std::make_unique<Worker>(env, config, identity_);
+    };
+    options.collective_mgr_func = [this](const tensorflow::ConfigProto& config,
+                                         const tensorflow::WorkerEnv* env,
+                                         tensorflow::WorkerCacheInterface* workers) {
+      return NewCollectiveManager(config, env, workers, identity_);
+    };
+    options.local_device_mgr = devices;
+    return Init(options);
+  }
+
+ protected:
+  absl::Status WorkerCacheFactory(const tensorflow::WorkerCacheFactoryOptions& options,
+                                  tensorflow::WorkerCacheInterface** workers) override {
+    absl::Status status = GrpcServer::WorkerCacheFactory(options, workers);
+    if (status.ok()) workers_ = *workers;
+    return status;
+  }
+
+  /// The base makes a new worker cache and a manager of its own upon it: ours takes its place.
+  absl::Status UpdateServerDef(const tensorflow::ServerDef& def) override {
+    if (absl::Status s = GrpcServer::UpdateServerDef(def); !s.ok()) return s;
+    auto* const manager =
+        NewCollectiveManager(def.default_session_config(), worker_env(), workers_, identity_);
+    worker_env()->collective_executor_mgr.reset(manager);
+    master_env()->collective_executor_mgr = manager;
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::shared_ptr<const Identity> identity_;
+  tensorflow::WorkerCacheInterface* workers_ = nullptr;  // the base owns it
+};
+
+Result<std::shared_ptr<const Identity>> MakeIdentity() {
+  ARC_ASSIGN(const Settings settings, CurrentSettings());
+  auto identity = std::make_shared<Identity>();
+  ARC_ASSIGN(identity->hub, collective::Hub::Listen(settings.secret));
+  identity->card = MakeCard(settings, identity->hub->address());
+  return std::shared_ptr<const Identity>(std::move(identity));
+}
+
+class Factory : public tensorflow::ServerFactory {
+ public:
+  bool AcceptsOptions(const tensorflow::ServerDef& def) override {
+    return def.protocol() == kProtocol || def.protocol() == kRdmaProtocol;
+  }
+
+  absl::Status NewServer(const tensorflow::ServerDef& def, const Options& options,
+                         std::unique_ptr<tensorflow::ServerInterface>* out) override {
+    if (def.protocol() == kRdmaProtocol) {  // never anything else in its place
+      return absl::UnimplementedError(
+          "protocol grpc_rdma: this build of arcflow moves no tensors by RDMA yet; use "
+          "transport='auto', which takes shared memory within a host and gRPC between hosts");
+    }
+    auto identity = MakeIdentity();
+    if (!identity.ok()) return ToTf(identity.status().WithContext("protocol grpc+arc"));
+    auto server = std::make_unique<Server>(def, tensorflow::Env::Default(), *std::move(identity));
+    if (absl::Status s = server->Open(options.local_device_mgr); !s.ok()) return s;
+    *out = std::move(server);
+    return absl::OkStatus();
+  }
+};
+
+const bool g_registered = [] {
+  tensorflow::ServerFactory::Register("ARCFLOW_SERVER", new Factory());
+  return true;
+}();
+
+}  // namespace
+}  // namespace arcflow::tf

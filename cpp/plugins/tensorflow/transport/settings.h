@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Settings: what Python tells the plug-in before TensorFlow starts its server.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "arcflow/base/status.h"
+
+namespace arcflow::tf {
+
+/// How tensors may travel; `Cluster(transport=…)`.
+struct Settings {
+  std::string mode = "auto";  // auto, shm, tcp, rdma, grpc
+  std::string secret;         // the run's, raw bytes
+  std::string run_id;
+  std::string host;  // address that peers reach this process at
+};
+
+/// Settings of this process. Threads: any.
+void Configure(Settings settings);
+/// FailedPrecondition when Configure has not been called.
+Result<Settings> CurrentSettings();
+
+/// From JSON: {mode, secret (hex), run_id, host}. InvalidArgument says which field is wrong.
+Result<Settings> ParseSettings(const std::string& json);
+
+}  // namespace arcflow::tf

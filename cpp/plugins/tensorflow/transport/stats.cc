@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stats of this process, under one lock that no data path takes but once an operation.
+#include "plugins/tensorflow/transport/stats.h"
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "arcflow/base/log.h"
+
+namespace arcflow::tf {
+namespace {
+
+using Json = nlohmann::json;
+
+struct Watched {
+  std::string name;
+  std::vector<std::string> tasks;
+  int rank = 0;
+  int ranks = 0;
+  std::weak_ptr<collective::Group> group;
+  collective::GroupCounters last;
+};
+
+std::mutex g_mutex;
+std::map<std::string, std::uint64_t> g_fallbacks;
+std::vector<Watched> g_groups;
+std::atomic<std::uint64_t> g_recycled{0};
+std::atomic<std::uint64_t> g_new{0};
+
+void Add(Json* totals, const Json& row) {
+  for (const auto& [name, value] : row.items()) {
+    if (!value.is_number_unsigned()) continue;
+    (*totals)[name] = totals->value(name, std::uint64_t{0}) + value.get<std::uint64_t>();
+  }
+}
+
+Json Counted(const collective::GroupCounters& c) {
+  return {{"operations", c.operations},     {"small_operations", c.small_operations},
+          {"bytes_in", c.bytes_in},         {"bytes_out", c.bytes_out},
+          {"bytes_shared", c.bytes_shared}, {"sleeps", c.sleeps},
+          {"mappings", c.mappings},         {"busy_ns", c.busy_ns}};
+}
+
+Json Peers(const Watched& each) {
+  Json peers = Json::array();
+  for (std::size_t r = 0; r < each.last.pairs.size(); ++r) {
+    if (static_cast<int>(r) == each.rank) continue;
+    peers.push_back({{"task", each.tasks.at(r)},
+                     {"sent", each.last.pairs[r].sent},
+                     {"received", each.last.pairs[r].received}});
+  }
+  return peers;
+}
+
+}  // namespace
+
+void CountFallback(const std::string& reason) {
+  bool first = false;
+  {
+    const std::lock_guard lock(g_mutex);
+    first = ++g_fallbacks[reason] == 1;
+  }
+  if (first) Log(LogLevel::kWarning, "arcflow: TensorFlow's own transport is used: " + reason);
+}
+
+void WatchGroup(const std::string& name, std::vector<std::string> tasks,
+                const std::shared_ptr<collective::Group>& group) {
+  const std::lock_guard lock(g_mutex);
+  g_groups.push_back({name, std::move(tasks), group->rank(), group->ranks(), group, {}});
+}
+
+void CountOutput(bool recycled) {
+  (recycled ? g_recycled : g_new).fetch_add(1, std::memory_order_relaxed);
+}
+
+std::string StatsJson() {
+  const std::lock_guard lock(g_mutex);
+  Json groups = Json::array();
+  Json totals = Counted({});
+  for (Watched& each : g_groups) {
+    if (const auto group = each.group.lock()) each.last = group->counters();
+    Json row = Counted(each.last);
+    Add(&totals, row);
+    row["name"] = each.name;
+    row["rank"] = each.rank;
+    row["ranks"] = each.ranks;
+    row["backend"] = "shm";
+    row["peers"] = Peers(each);
+    groups.push_back(std::move(row));
+  }
+  const Json outputs = {{"recycled", g_recycled.load()}, {"new", g_new.load()}};
+  const Json all = {{"groups", groups},
+                    {"collectives", totals},
+                    {"fallbacks", Json(g_fallbacks)},
+                    {"outputs", outputs}};
+  return all.dump();
+}
+
+}  // namespace arcflow::tf

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stats: what the plug-in has moved, for whom it fell back to TensorFlow, and why.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arcflow/collective/group.h"
+
+namespace arcflow::tf {
+
+/// Counts a collective or a group that TensorFlow's own code runs; the reason is logged the first
+/// time. Threads: any.
+void CountFallback(const std::string& reason);
+
+/// Has the counters of a group in the stats, also after its end. `name`: for people; `tasks`: by
+/// rank.
+void WatchGroup(const std::string& name, std::vector<std::string> tasks,
+                const std::shared_ptr<collective::Group>& group);
+
+/// One output that came from recycled memory (or not: it was new).
+void CountOutput(bool recycled);
+
+/// {"groups": [{name, rank, ranks, backend, operations, …, peers}], "collectives": totals,
+///  "fallbacks": {reason: count}, "outputs": {recycled, new}}
+std::string StatsJson();
+
+}  // namespace arcflow::tf

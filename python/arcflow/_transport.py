@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tensors travel between the nodes of a run: the setting, and the report of what was used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InvalidArgumentError, UnimplementedError
+
+MODES = ("auto", "shm", "tcp", "rdma", "grpc")
+# TensorFlow's server protocol for each mode; "grpc" is TensorFlow's own.
+_PROTOCOLS = {"auto": "grpc+arc", "shm": "grpc+arc", "rdma": "grpc_rdma", "grpc": "grpc"}
+
+_settings: dict[str, Any] | None = None
+
+
+def check_mode(mode: str) -> str:
+    """Return `mode`, or raise what is wrong with it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is none of `MODES`.
+    UnimplementedError
+        This version cannot move tensors so.
+    """
+    if mode not in MODES:
+        raise InvalidArgumentError(f"transport={mode!r} is not one of {MODES}")
+    if mode in ("tcp", "rdma"):
+        raise UnimplementedError(
+            f"transport={mode!r}: this version moves tensors by shared memory within a host and by "
+            "TensorFlow's gRPC between hosts; use transport='auto', or 'grpc' for gRPC alone"
+        )
+    return mode
+
+
+def remember(config: Mapping[str, Any]) -> None:
+    """Keep what the node's configuration says about the transport, for `arcflow.tf.transport`."""
+    global _settings
+    job = config.get("job") or {}
+    found = job.get("transport")
+    if not found or int(config["size"]) < 2:
+        _settings = None
+        return
+    _settings = {**found, "run_id": str(job.get("run_id", "")), "cluster": config.get("cluster")}
+
+
+def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
+    """Set what `remember` takes from a node's configuration, in a process that is no node.
+
+    Parameters
+    ----------
+    mode
+        One of `MODES`.
+    secret
+        Hexadecimal, at least 32 digits, the same in all processes.
+    run_id, cluster
+        As in `Context`.
+    """
+    global _settings
+    _settings = {
+        "mode": check_mode(mode),
+        "secret": secret,
+        "run_id": run_id,
+        "cluster": cluster,
+    }
+
+
+def settings() -> dict[str, Any] | None:
+    """Return what was set; None in a process that has no peers."""
+    return _settings
+
+
+def protocol() -> str:
+    """TensorFlow's server protocol for this process."""
+    return _PROTOCOLS[_settings["mode"]] if _settings and "missing" not in _settings else "grpc"
+
+
+def do_without(reason: str) -> None:
+    """Go on with TensorFlow's gRPC, because the plug-in cannot be had; the report will say so."""
+    if _settings is not None:
+        _settings["missing"] = reason
+
+
+def report() -> dict[str, Any]:
+    """Tell what this process has used so far.
+
+    Returns
+    -------
+    dict
+        ``mode``, ``protocol``; ``pairs``: for each other rank its ``backend``, and the bytes
+        ``sent`` and ``received``; ``collectives``: counters; ``outputs``: how many large outputs
+        came from recycled memory; ``fallbacks``: why TensorFlow's own transport ran, and how often.
+    """
+    mode = _settings["mode"] if _settings else "grpc"
+    answer: dict[str, Any] = {"mode": mode, "protocol": protocol(), "pairs": {}}
+    module = sys.modules.get("arcflow.tf.transport")
+    if _settings and "missing" in _settings:
+        answer["fallbacks"] = {_settings["missing"]: 1}
+        return answer
+    stats = module.stats() if module is not None else None
+    if stats is None:
+        return answer
+    answer.update({name: stats[name] for name in ("collectives", "outputs", "fallbacks")})
+    for group in stats["groups"]:
+        for peer in group["peers"]:
+            rank = _rank_of(peer["task"])
+            if rank is None:
+                continue
+            pair = answer["pairs"].setdefault(
+                rank, {"backend": group["backend"], "sent": 0, "received": 0}
+            )
+            pair["sent"] += peer["sent"]
+            pair["received"] += peer["received"]
+    return answer
+
+
+def _rank_of(task: str) -> int | None:
+    """Rank of a task such as ``/job:worker/replica:0/task:1``: the chief is 0, workers follow."""
+    parts = dict(part.split(":", 1) for part in task.split("/") if ":" in part)
+    cluster = (_settings or {}).get("cluster") or {}
+    first = {"chief": 0, "worker": len(cluster.get("chief", ()))}
+    role = parts.get("job", "")
+    return first[role] + int(parts["task"]) if role in first else None

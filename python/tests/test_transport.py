@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tensors travel: the setting, its refusals, and what a run tells of it."""
+
+from __future__ import annotations
+
+import sys
+
+import cloudpickle
+import pytest
+from spark_testing import on
+
+from arcflow import Cluster, _transport, errors
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    yield
+    _transport.remember({"size": 1})
+
+
+def test_modes_that_cannot_be_are_refused():
+    with pytest.raises(errors.InvalidArgumentError, match="is not one of"):
+        _transport.check_mode("carrier pigeon")
+    for mode in ("tcp", "rdma"):  # an error, never something else in its place
+        with pytest.raises(errors.UnimplementedError, match="use transport='auto'"):
+            _transport.check_mode(mode)
+    for mode in ("auto", "shm", "grpc"):
+        assert _transport.check_mode(mode) == mode
+
+
+def test_the_protocol_follows_the_setting():
+    assert _transport.protocol() == "grpc"
+    for mode, protocol in (("auto", "grpc+arc"), ("shm", "grpc+arc"), ("grpc", "grpc")):
+        _transport.use(mode, "00" * 32)
+        assert _transport.protocol() == protocol
+
+
+def test_a_node_remembers_its_configuration_and_one_alone_has_no_peers():
+    job = {"run_id": "r", "transport": {"mode": "shm", "secret": "00" * 32}}
+    _transport.remember({"size": 2, "job": job, "cluster": {"chief": ["a:1"]}})
+    assert _transport.settings() == {
+        "mode": "shm",
+        "secret": "00" * 32,
+        "run_id": "r",
+        "cluster": {"chief": ["a:1"]},
+    }
+    _transport.remember({"size": 1, "job": job})
+    assert _transport.settings() is None
+    assert _transport.report() == {"mode": "grpc", "protocol": "grpc", "pairs": {}}
+
+
+def test_without_the_plug_in_auto_goes_by_grpc_and_says_so():
+    _transport.use("auto", "00" * 32)
+    _transport.do_without("no plug-in")
+    assert _transport.protocol() == "grpc"
+    report = _transport.report()
+    assert report["fallbacks"] == {"no plug-in": 1}
+    assert report["pairs"] == {}
+
+
+def test_tasks_have_the_ranks_of_their_nodes():
+    _transport.use("auto", "00" * 32, cluster={"chief": ["a:1"], "worker": ["b:1", "c:1"]})
+    ranks = [
+        _transport._rank_of(f"/job:{job}/replica:0/task:{task}")
+        for job, task in (("chief", 0), ("worker", 0), ("worker", 1), ("ps", 0))
+    ]
+    assert ranks == [0, 1, 2, None]
+
+
+def reduce_something(ctx):
+    import tensorflow as tf
+
+    strategy = ctx.strategy()
+
+    @tf.function
+    def step(x):
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
+            args=(x,),
+        )
+
+    total = step(tf.fill([300_000], ctx.rank + 1.0))
+    return float(total[-1]), ctx.transport
+
+
+@on("local")
+@pytest.mark.tf
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("leftovers")
+@pytest.mark.parametrize("mode", ["auto", "grpc"])
+def test_a_run_tells_what_each_pair_used(spark, mode):
+    with Cluster(spark, size=2, transport=mode, progress=False, start_timeout=300) as cluster:
+        result = cluster.run(reduce_something)
+    for rank, (total, inside) in enumerate(result.values):
+        assert total == 3.0
+        after = result.metrics["transport"][rank]
+        assert after["mode"] == inside["mode"] == mode
+        if mode == "grpc":
+            assert after == {"mode": "grpc", "protocol": "grpc", "pairs": {}}
+            continue
+        assert after["protocol"] == "grpc+arc"
+        assert set(inside["pairs"]) == {1 - rank}
+        assert inside["pairs"][1 - rank]["backend"] == "shm"
+        assert inside["pairs"][1 - rank]["sent"] >= 300_000 * 4
+        assert after["collectives"]["operations"] >= inside["collectives"]["operations"] > 0
+        assert after["fallbacks"] == {}
+
+
+@on("local")
+def test_a_cluster_refuses_what_this_version_has_not(spark):
+    with pytest.raises(errors.UnimplementedError):
+        Cluster(spark, size=2, transport="rdma")

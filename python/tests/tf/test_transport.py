@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our server protocol under real TensorFlow processes, against TensorFlow's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import transport_programs  # noqa: E402
+from cluster_testing import run_ranks  # noqa: E402
+
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(600)]
+PROGRAMS = HERE / "transport_programs.py"
+
+
+def ranks(name: str, size: int, **kwargs: Any) -> list[Any]:
+    return run_ranks(PROGRAMS, name, size, timeout_s=500, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def stock() -> list[dict[str, Any]]:
+    return ranks("everything", 2, mode="grpc")
+
+
+@pytest.fixture(scope="module")
+def ours() -> list[dict[str, Any]]:
+    return ranks("everything", 2, mode="auto")
+
+
+@pytest.fixture(scope="module")
+def four() -> list[dict[str, Any]]:
+    return ranks("four", 4)
+
+
+Pair = list[dict[str, Any]]
+
+
+@pytest.mark.parametrize("how", ["all_reduces", "shuffled"])
+def test_all_reduce_of_two_is_equal_to_tensorflow_to_the_last_bit(
+    ours: Pair, stock: Pair, how: str
+) -> None:
+    for rank in (0, 1):
+        for case, mine, theirs in zip(
+            transport_programs.reduce_cases(),
+            ours[rank][how]["crc"],
+            stock[rank]["all_reduces"]["crc"],
+            strict=True,
+        ):
+            assert mine == theirs, case
+
+
+def test_bytes_are_told_for_each_pair(ours: Pair, stock: Pair) -> None:
+    for rank in (0, 1):
+        report = ours[rank]["report"]
+        assert report["protocol"] == "grpc+arc"
+        assert report["fallbacks"] == {}
+        pair = report["pairs"][1 - rank]
+        assert pair["backend"] == "shm"
+        assert pair["sent"] == ours[1 - rank]["report"]["pairs"][rank]["received"] > 0
+    assert stock[0]["all_reduces"]["report"] == {"mode": "grpc", "protocol": "grpc", "pairs": {}}
+
+
+def test_gather_broadcast_and_all_to_all_equal_tensorflow(ours: Pair, stock: Pair) -> None:
+    for mine, theirs in zip(ours, stock, strict=True):
+        assert len(mine["other"]) == 12
+        for name in mine["other"]:
+            np.testing.assert_array_equal(mine["other"][name], theirs["other"][name], name)
+
+
+def test_reduce_scatter_works_on_cpus(ours: Pair) -> None:
+    for key, count in ((901, 5), (902, 100_000)):
+        total = sum(transport_programs.values(key, r, "int32", 2 * count) for r in range(2))
+        for rank in range(2):
+            np.testing.assert_array_equal(
+                ours[rank]["scatter"][str(count)], total[rank * count : (rank + 1) * count]
+            )
+
+
+@pytest.mark.parametrize("cluster", ["ours", "four"])
+def test_steps_under_the_strategy_use_the_same_memory(
+    cluster: str, request: pytest.FixtureRequest
+) -> None:
+    for one in request.getfixturevalue(cluster):
+        steps = one["steps"]
+        assert steps["wrong"] == 0
+        half, end = steps["reports"]
+        assert end["collectives"]["operations"] > half["collectives"]["operations"]
+        assert end["collectives"]["mappings"] == half["collectives"]["mappings"]
+        assert end["outputs"]["new"] == half["outputs"]["new"]
+        assert end["outputs"]["recycled"] > half["outputs"]["recycled"]
+        assert end["fallbacks"] == {}
+
+
+def test_update_server_def_keeps_our_collectives() -> None:
+    for one in ranks("update_server_def", 2):
+        assert (one["first"], one["second"]) == (3.0, 5.0)
+        assert one["after"] > one["before"]
+
+
+def test_ranks_that_disagree_all_get_the_error(ours: Pair) -> None:
+    for one in ours:
+        name, message = one["disagree"]
+        assert name == "InvalidArgumentError"
+        assert "all-reduce add of 4 float32" in message
+        assert "all-reduce add of 5 float32" in message
+
+
+def test_all_reduce_of_four_goes_in_order_of_rank(four: Pair) -> None:
+    found = [one["all_reduces"] for one in four]
+    combine = {"Add": np.add, "Mul": np.multiply, "Max": np.maximum, "Min": np.minimum}
+    for i, (dtype, merge, final, _) in enumerate(transport_programs.reduce_cases()):
+        assert len({one["crc"][i] for one in found}) == 1  # all ranks have the same bits
+        if dtype in ("bfloat16", "float16"):
+            continue  # NumPy has no such sums; the kernels' own tests compare them bit by bit
+        want = found[0]["inputs"][i].astype(dtype)
+        for one in found[1:]:
+            want = combine[merge](want, one["inputs"][i].astype(dtype))
+        if final == "Div":
+            want = np.trunc(want / 4) if dtype.startswith("int") else want / want.dtype.type(4)
+        np.testing.assert_array_equal(
+            found[0]["outputs"][i], want.astype(np.float64), str((dtype, merge, final))
+        )
+
+
+@pytest.mark.parametrize(("victim", "count"), [(0, 100), (1, 4 << 20)])
+def test_a_killed_peer_is_unavailable(victim: int, count: int) -> None:
+    found = ranks("killed", 2, victim=victim, count=count, dead=(victim,))
+    (first_name, first), (second_name, _) = found[1 - victim]["seen"]
+    assert first_name == "UnavailableError", first
+    assert f"rank {victim}" in first
+    assert second_name in ("UnavailableError", "AbortedError", "FailedPreconditionError")
+
+
+def test_a_peer_that_speaks_only_grpc_is_served(stock: Pair) -> None:
+    found = ranks("mixed", 2)
+    assert [one["crc"] for one in found] == [one["all_reduces"]["crc"] for one in stock]
+    report = found[0]["report"]
+    assert report["collectives"]["operations"] == 0
+    assert any("does not speak grpc+arc" in reason for reason in report["fallbacks"])
+
+
+def test_shared_memory_or_an_error() -> None:
+    for name, message in ranks("shm_refused", 2):
+        assert name == "FailedPreconditionError"
+        assert "transport='shm', but" in message
+
+
+def test_keras_trains_to_the_same_weights() -> None:
+    mine, theirs = (ranks("train", 2, mode=mode, total_ranks=2) for mode in ("auto", "grpc"))
+    for one, other in zip(mine, theirs, strict=True):
+        assert one["strategy"] == "ClusterStrategy"
+        assert one["report"]["collectives"]["operations"] > 0
+        for weights, expected in zip(one["weights"], other["weights"], strict=True):
+            np.testing.assert_array_equal(weights, expected)
+
+
+def test_a_server_without_secret_is_refused() -> None:
+    ((name, message),) = ranks("unconfigured", 1)
+    assert name, "a server was made"
+    assert "knows no run secret" in message

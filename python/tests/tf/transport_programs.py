@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ranks do in test_transport.py; each function runs in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arcflow import _transport
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SECRET = "5e" * 32
+TYPES = ("float32", "float64", "int32", "int64", "bfloat16", "float16")
+SIZES = (1, 1000, 100_003)
+GROUP = 777
+
+
+@functools.cache
+def start(mode: str = "auto", run_id: str = "test") -> tuple[Any, int, int]:
+    """The strategy, rank and number of ranks; a process has one."""
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    _transport.use(mode, SECRET, run_id, cluster)
+    from arcflow.tf import ClusterStrategy
+
+    strategy = ClusterStrategy()
+    return strategy, strategy._arc_rank, strategy.extended._num_workers
+
+
+def values(kind: int, rank: int, dtype: str, count: int) -> np.ndarray:
+    random = np.random.RandomState(1000 * kind + rank)
+    if dtype.startswith("int"):
+        return random.randint(-50, 50, count)
+    return random.uniform(-2, 2, count)
+
+
+def reduce_cases() -> list[tuple[str, str, str, int]]:
+    return [
+        (dtype, merge, final, count)
+        for dtype in TYPES
+        for merge in ("Add", "Max", "Min", "Mul")
+        for final in ("Id", "Div")
+        for count in SIZES
+    ]
+
+
+def all_reduces(mode: str, shuffled: bool = False) -> dict[str, Any]:
+    """Every type, merge and final op, all at once in one function; order of tracing by rank."""
+    import random
+
+    import tensorflow as tf
+    from tensorflow.python.ops import collective_ops as ops
+
+    _, rank, size = start(mode)
+    cases = reduce_cases()
+    order = list(range(len(cases)))
+    if shuffled:
+        random.Random(rank).shuffle(order)
+    inputs = [
+        tf.cast(tf.constant(values(i, rank, dtype, count)), dtype)
+        for i, (dtype, _, _, count) in enumerate(cases)
+    ]
+    tokens = [tf.Variable(0.0) for _ in cases] if shuffled else None
+
+    @tf.function
+    def run(base: Any, *xs: Any) -> list[Any]:
+        out: list[Any] = [None] * len(xs)
+        for i in order:
+            _, merge, final, _ = cases[i]
+            extra = {"ordering_token": tokens[i].handle} if tokens else {}
+            out[i] = ops.all_reduce_v2(
+                xs[i], size, GROUP, base + i, merge_op=merge, final_op=final, **extra
+            )
+        return out
+
+    for step in range(2):
+        outputs = run(tf.constant(10_000 + 5000 * shuffled + 1000 * step), *inputs)
+    return {
+        "crc": [zlib.crc32(o.numpy().tobytes()) for o in outputs],
+        "inputs": [tf.cast(x, tf.float64).numpy() for x in inputs],
+        "outputs": [tf.cast(o, tf.float64).numpy() for o in outputs],
+        "report": _transport.report(),
+    }
+
+
+def other_collectives(mode: str) -> dict[str, Any]:
+    """Gather, broadcast and all-to-all, small and large."""
+    import tensorflow as tf
+    from tensorflow.python.ops import collective_ops as ops
+
+    _, rank, size = start(mode)
+    found: dict[str, Any] = {}
+    key = 100
+    for count in (3, 200_000):
+        for dtype in ("float32", "int64"):
+            key += 10
+            x = tf.cast(tf.constant(values(key, rank, dtype, 2 * count).reshape(2, count)), dtype)
+            name = f"{dtype}{count}"
+            found["gather" + name] = ops.all_gather_v2(x, size, GROUP, key).numpy()
+            parts = tf.reshape(tf.repeat(x[:1], size, axis=0), [size, count]) + tf.cast(
+                tf.reshape(tf.range(size), [size, 1]), dtype
+            )
+            found["to_all" + name] = ops.all_to_all_v2(parts, size, GROUP, key + 1).numpy()
+            if rank == size - 1:
+                sent = ops.broadcast_send_v2(x, size, GROUP, key + 2)
+            else:
+                sent = ops.broadcast_recv_v2([2, count], dtype, size, GROUP, key + 2)
+            found["broadcast" + name] = sent.numpy()
+    return found
+
+
+def reduce_scatter(mode: str) -> dict[str, Any]:
+    """TensorFlow has this collective for GPUs only."""
+    import tensorflow as tf
+
+    _, rank, size = start(mode)
+    found: dict[str, Any] = {}
+    for key, count in ((901, 5), (902, 100_000)):
+        x = tf.constant(values(key, rank, "int32", size * count), tf.int64)
+        found[str(count)] = tf.raw_ops.CollectiveReduceScatterV2(
+            input=x, group_size=size, group_key=GROUP, instance_key=key,
+            ordering_token=[], merge_op="Add", final_op="Id",
+        ).numpy()  # fmt: skip
+    return found
+
+
+def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
+    """All-reduce in a tf.function under the strategy, values new at each step; memory by step."""
+    import tensorflow as tf
+
+    strategy, rank, size = start(mode)
+
+    @tf.function
+    def step(x: Any) -> Any:
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
+            args=(x,),
+        )
+
+    wrong = 0
+    reports = []
+    for i in range(steps):
+        base = np.arange(count, dtype=np.float32) % 1009
+        got = step(tf.constant(base * (rank + 1) + i)).numpy()
+        want = base * sum(r + 1 for r in range(size)) + i * size
+        wrong += not np.array_equal(got, want)
+        if i in (steps // 2, steps - 1):
+            reports.append(_transport.report())
+    return {"wrong": wrong, "reports": reports}
+
+
+def disagree() -> tuple[str, str]:
+    import tensorflow as tf
+    from tensorflow.python.ops import collective_ops as ops
+
+    _, rank, size = start()
+    ops.all_reduce_v2(tf.ones([4]), size, GROUP, 931)
+    try:
+        ops.all_reduce_v2(tf.ones([4 + rank]), size, GROUP, 932)
+    except tf.errors.OpError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def killed(victim: int, count: int) -> dict[str, Any]:
+    """One rank dies in the middle of steps; how the others learn of it."""
+    import threading
+
+    import tensorflow as tf
+
+    strategy, rank, _ = start()
+    x = tf.ones([count])
+
+    @tf.function
+    def step(x: Any) -> Any:
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
+            args=(x,),
+        )
+
+    step(x)
+    if rank == victim:
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    seen = []
+    for _ in range(2):
+        try:
+            while True:
+                step(x)
+                time.sleep(0)
+        except tf.errors.OpError as error:
+            seen.append((type(error).__name__, str(error)))
+    return {"seen": seen}
+
+
+def update_server_def() -> dict[str, Any]:
+    """The server gets a new cluster definition, and goes on with our collectives."""
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+    from tensorflow.python.ops import collective_ops as ops
+
+    _, rank, size = start()
+    first = float(ops.all_reduce_v2(tf.fill([70_000], rank + 1.0), size, GROUP, 921)[-1])
+    before = _transport.report()["collectives"]["operations"]
+    here = context.context()
+    here.enable_collective_ops(here._collective_ops_server_def)
+    second = float(ops.all_reduce_v2(tf.fill([70_000], rank + 2.0), size, GROUP, 922)[-1])
+    after = _transport.report()["collectives"]["operations"]
+    return {"first": first, "second": second, "before": before, "after": after}
+
+
+def mixed() -> dict[str, Any]:
+    """The chief speaks grpc+arc, the others gRPC only."""
+    chief = json.loads(os.environ["TF_CONFIG"])["task"]["type"] == "chief"
+    return all_reduces("auto" if chief else "grpc")
+
+
+def shm_refused() -> tuple[str, str]:
+    """All want shared memory, but are told to belong to other runs."""
+    import tensorflow as tf
+    from tensorflow.python.ops import collective_ops as ops
+
+    index = json.loads(os.environ["TF_CONFIG"])["task"]
+    _, _, size = start("shm", run_id=str(index))
+    try:
+        ops.all_reduce_v2(tf.ones([4]), size, GROUP, 1)
+    except tf.errors.OpError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def train(mode: str, total_ranks: int) -> dict[str, Any]:
+    import strategy_programs
+
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    _transport.use(mode, SECRET, "test", cluster)
+    found = strategy_programs.train_equal_shares(total_ranks=total_ranks)
+    return {**found, "report": _transport.report()}
+
+
+def unconfigured() -> tuple[str, str]:
+    """A server of our protocol in a process that knows no secret."""
+    import tensorflow as tf
+
+    from arcflow.tf import transport
+
+    transport._library()
+    try:
+        tf.distribute.Server({"worker": ["127.0.0.1:0"]}, "worker", 0, protocol="grpc+arc")
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def everything(mode: str) -> dict[str, Any]:
+    """All that one cluster can do after another: starting TensorFlow is what takes time."""
+    found: dict[str, Any] = {"all_reduces": all_reduces(mode), "other": other_collectives(mode)}
+    if mode == "grpc":
+        return found
+    found["shuffled"] = all_reduces(mode, shuffled=True)
+    found["scatter"] = reduce_scatter(mode)
+    found["steps"] = mwms_steps(mode, count=2_000_003, steps=12)
+    found["report"] = _transport.report()
+    found["disagree"] = disagree()  # TensorFlow is of no more use after an error
+    return found
+
+
+def four() -> dict[str, Any]:
+    return {
+        "all_reduces": all_reduces("auto"),
+        "steps": mwms_steps("auto", count=300_003, steps=12),
+    }
