@@ -105,10 +105,10 @@ nb::object RaggedOf(const Batch& batch, const columnar::Schema& schema, std::siz
   }
   auto buffer = std::make_unique<Buffer>(rows.bytes);
   std::byte* bytes = buffer->bytes;
-  WithoutGil([&] {
+  {
+    const nb::gil_scoped_release nogil;
     feed::CopyItems(rows, bytes);
-    return Status::Ok();
-  });
+  }
   auto owner = Owner(std::move(buffer));
   return nb::make_tuple(nb::cast(nb::ndarray<nb::numpy>(bytes, shape.size(), shape.data(), owner,
                                                         nullptr, NumpyType(column.dtype))),
