@@ -146,9 +146,10 @@ def test_a_peer_that_speaks_only_grpc_is_served(stock: Pair) -> None:
 
 
 def test_shared_memory_or_an_error() -> None:
-    for name, message in ranks("shm_refused", 2):
-        assert name == "FailedPreconditionError"
-        assert "transport='shm', but" in message
+    found = dict(ranks("shm_refused", 2))
+    assert "transport='shm', but" in found.pop("FailedPreconditionError")
+    # A rank that hears of it first ends, and the other may find it gone before it has asked.
+    assert set(found) <= {"UnavailableError"}
 
 
 def test_keras_trains_to_the_same_weights() -> None:
