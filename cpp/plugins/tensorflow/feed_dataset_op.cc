@@ -273,8 +273,10 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     }
     if (component.kind == kSplits) type = tensorflow::DT_INT64;
     if (type != dataset()->types_[i]) {
-      return absl::InvalidArgumentError(Where(column.name) + " is " + DataTypeString(type) +
-                                        ", not " + DataTypeString(dataset()->types_[i]));
+      const bool splits = component.kind == kSplits;
+      const std::string is = splits ? "int64" : std::string(columnar::NameOf(column.dtype));
+      return absl::InvalidArgumentError(Where(column.name) + " is " + is + ", not " +
+                                        DataTypeString(dataset()->types_[i]));
     }
     if (!dataset()->shapes_[i].IsCompatibleWith(shape)) {
       return absl::InvalidArgumentError(Where(column.name) + " has shape " + shape.DebugString() +

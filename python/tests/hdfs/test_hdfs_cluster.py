@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import cloudpickle
 import pytest
 import spark_testing
 
 from arcflow import Cluster, files
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
 pytestmark = [pytest.mark.hdfs, pytest.mark.spark, pytest.mark.tf, pytest.mark.slow]
 
 

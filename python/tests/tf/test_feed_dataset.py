@@ -92,6 +92,7 @@ def test_rows_come_in_order_and_counted(tmp_path: Path) -> None:
     assert value["spec"] == [("int64", [None])]
     assert stats["feeds"]["train"]["passes"][0] | {"wait_ns": 0} == {
         "used": 1000, "padded": 0, "dropped": 0, "steps": 34, "wait_ns": 0, "complete": True,
+        "skipped": 0,
     }  # fmt: skip
 
 
