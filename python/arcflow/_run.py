@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from .progress import Progress
 _POLL_S = 0.1
 # Added to the grace period of nodes: how long a stopped run may take before its Spark job is cancelled.
 _STOP_SLACK_S = 20.0
+# How long the tasks of a failed run may take to return once all their agents have left or are lost; the
+# task of a host that is cut off never does.
+_LEFT_SLACK_S = 3.0
 # How long the coordinator is asked for a better reason after the Spark job failed.
 _VERDICT_S = 6.0
 # Longer than any run waits: eleven days.
@@ -320,7 +324,8 @@ class Run:
             self._note_metrics(int(one["rank"]), one.get("metrics"))
         if event.get("failure") and self._failure is None:
             self._failure = event["failure"]
-            self._expect_end()
+        if self._failure is not None:
+            self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + _LEFT_SLACK_S)
 
     def _note_metrics(self, rank: int, metrics: Any) -> None:
         if isinstance(metrics, dict):
