@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -75,6 +76,12 @@ class PeerServer {
     Region region;
   };
 
+  /// Handlers ask on the transport's threads while Serve() adds.
+  Memory& MemoryOf(std::uint64_t index) {
+    std::lock_guard lock(mutex_);
+    return *memory_.at(index);
+  }
+
   void Reply(const std::string& text) { ::send(socket_, text.data(), text.size(), MSG_NOSIGNAL); }
 
   void SetHandlers() {
@@ -92,7 +99,7 @@ class PeerServer {
           std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
       std::uint64_t index = 0, offset = 0, size = 0, seed = 0;
       words >> index >> offset >> size >> seed;
-      const std::span<std::byte> memory(memory_[index]->bytes);
+      const std::span<std::byte> memory(MemoryOf(index).bytes);
       if (PatternEnd(memory.subspan(offset, size), seed) == size) {
         verified_ = verified_ + 1;
       } else {
@@ -113,13 +120,17 @@ class PeerServer {
       auto region = context_->Register(memory->bytes, static_cast<Access>(b));
       if (!region.ok()) return Reply("!" + region.status().ToString()), true;
       memory->region = std::move(*region);
-      Reply(memory->region.remote().Serialize());
-      memory_.push_back(std::move(memory));
+      const std::string remote = memory->region.remote().Serialize();
+      {
+        std::lock_guard lock(mutex_);
+        memory_.push_back(std::move(memory));
+      }
+      Reply(remote);  // last: a notice about this memory may come at once
     } else if (verb == "check") {  // index, offset, size, seed
-      const std::span<std::byte> bytes(memory_[a]->bytes);
+      const std::span<std::byte> bytes(MemoryOf(a).bytes);
       Reply(std::to_string(PatternEnd(bytes.subspan(b, c), d)));
     } else if (verb == "deregister") {
-      memory_[a]->region.Deregister();
+      MemoryOf(a).region.Deregister();
       Reply("ok");
     } else if (verb == "counts") {
       Reply(std::to_string(counted_) + (in_order_ ? " in order " : " out of order ") +
@@ -179,11 +190,11 @@ class PeerServer {
   const int socket_;
   const ContextOptions options_;
   std::unique_ptr<Context> context_;
-  std::vector<std::unique_ptr<Memory>> memory_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Memory>> memory_;  // under mutex_; what it points to stays
   std::atomic<std::uint64_t> counted_{0}, verified_{0}, torn_{0}, hammered_{0};
   std::atomic<bool> in_order_{true}, hammering_{false};
-  std::mutex mutex_;
-  std::string target_;
+  std::string target_;  // under mutex_
   std::thread hammer_;
 };
 
