@@ -43,6 +43,10 @@ TEST_P(TransportTrouble, DeadlinePassesWhileThePeerIsStopped) {
   // The connection, or a new one, goes on.
   const auto again = Connect(peer);
   ASSERT_NE(again, nullptr);
+  // Pieces of the put that was given up are still under way, on any of the connections: only a
+  // flush says that nothing of it can land any more (Endpoint, "a while").
+  const Status flushed = again->FlushAndWait(Soon());
+  ASSERT_TRUE(flushed.ok()) << flushed.ToString();
   std::vector<std::byte> memory(16 * kMiB);
   FillPattern(memory, 8);
   const Status put = again->PutAndWait(memory, region, 0, Patient());
@@ -92,6 +96,8 @@ TEST_P(TransportTrouble, CancelledOperationsTouchNoMemory) {
   }
   EXPECT_EQ(outcomes.called(), static_cast<std::size_t>(kRounds));
   EXPECT_GT(cancelled, 0);
+  const Status flushed = endpoint->FlushAndWait(Soon());  // what was called off has ended there too
+  ASSERT_TRUE(flushed.ok()) << flushed.ToString();
   std::vector<std::byte> memory(kBytes);  // and the connection has survived it
   FillPattern(memory, 9);
   const Status put = endpoint->PutAndWait(memory, region, 0, Patient());
