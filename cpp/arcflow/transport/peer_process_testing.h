@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "arcflow/transport/context.h"
+#include "arcflow/transport/wire.h"
 
 namespace arcflow::transport {
 
@@ -147,14 +148,21 @@ class PeerServer {
     } else if (verb == "rest") {
       StopHammer();
       Reply(std::to_string(hammered_));
-    } else if (verb == "leave") {  // closes its endpoint to `binary`
-      auto endpoint = context_->Connect(binary, Deadline::AfterSeconds(30));
-      if (endpoint.ok()) (*endpoint)->Close();
-      Reply(endpoint.status().ToString());
+    } else if (verb == "leave") {  // closes its endpoints to `binary`
+      Reply(Leave(binary));
     } else {
       Reply("?");
     }
     return true;
+  }
+
+  /// All of them: one that the other side has closed already may not have noticed yet.
+  std::string Leave(const std::string& address) {
+    const auto parsed = Address::Parse(address);
+    if (!parsed.ok()) return parsed.status().ToString();
+    int closed = 0;
+    for (; const auto endpoint = context_->Find(parsed->node); ++closed) endpoint->Close();
+    return std::to_string(closed) + " closed";
   }
 
   void StartHammer(const std::string& address) {
@@ -163,7 +171,8 @@ class PeerServer {
       auto endpoint = context_->Connect(address, Deadline::AfterSeconds(30));
       std::vector<std::byte> source(std::size_t{3} << 20);
       FillPattern(source, 99);
-      while (hammering_ && endpoint.ok()) {
+      // At least once, however late this thread gets to run.
+      for (bool once = false; endpoint.ok() && (hammering_ || !once);) {
         std::string text;
         {
           std::lock_guard lock(mutex_);
@@ -171,6 +180,7 @@ class PeerServer {
         }
         auto region = RemoteRegion::Parse(text);
         if (!region.ok()) {
+          if (!hammering_) break;
           std::this_thread::yield();
           continue;
         }
@@ -179,6 +189,7 @@ class PeerServer {
         const std::size_t n = std::min<std::uint64_t>(source.size(), region->size_bytes);
         (void)(*endpoint)->PutAndWait({source.data(), n}, *region, 0, options);
         hammered_ = hammered_ + 1;
+        once = true;
       }
     });
   }
