@@ -38,6 +38,17 @@ inline std::size_t PatternEnd(std::span<const std::byte> bytes, std::uint64_t se
   while (i < bytes.size() && bytes[i] == PatternAt(seed, i)) ++i;
   return i;
 }
+/// The same for memory that the transport's threads have written, or will write, at the word of the
+/// other process: it asks after its put has ended and puts again after the answer. That order goes
+/// through two sockets and a process, where ThreadSanitizer cannot follow it.
+__attribute__((no_sanitize("thread"))) inline std::size_t PatternEndByOrderOfTheOther(
+    std::span<const std::byte> bytes, std::uint64_t seed) {
+  const std::byte* const data = bytes.data();
+  const std::size_t n = bytes.size();
+  std::size_t i = 0;
+  while (i < n && data[i] == PatternAt(seed, i)) ++i;
+  return i;
+}
 
 /// Channels that the peer listens to.
 inline constexpr Channel kCountChannel = 1;   // counts, and checks that numbers rise
@@ -126,10 +137,10 @@ class PeerServer {
         std::lock_guard lock(mutex_);
         memory_.push_back(std::move(memory));
       }
-      Reply(remote);  // last: a notice about this memory may come at once
+      Reply(remote);               // last: a notice about this memory may come at once
     } else if (verb == "check") {  // index, offset, size, seed
       const std::span<std::byte> bytes(MemoryOf(a).bytes);
-      Reply(std::to_string(PatternEnd(bytes.subspan(b, c), d)));
+      Reply(std::to_string(PatternEndByOrderOfTheOther(bytes.subspan(b, c), d)));
     } else if (verb == "deregister") {
       MemoryOf(a).region.Deregister();
       Reply("ok");
