@@ -96,7 +96,7 @@ TEST_P(TransportTrouble, CancelledOperationsTouchNoMemory) {
     if (i % 4 == 1) {  // kept a while: nothing may arrive in it
       std::memset(memory->data(), 0xEE, memory->size());
       Pause(300);
-      for (const std::byte b : *memory) ASSERT_EQ(b, std::byte{0xEE});
+      ASSERT_TRUE(AllBytesAre(*memory, std::byte{0xEE}));
     }
   }
   int cancelled = 0;
@@ -161,7 +161,7 @@ TEST_P(TransportTrouble, DeregisteredMemoryIsNeverWritten) {
     if (i % 4 == 0) {
       std::memset(memory->data(), 0xEE, memory->size());
       Pause(500);
-      for (const std::byte b : *memory) ASSERT_EQ(b, std::byte{0xEE});
+      ASSERT_TRUE(AllBytesAre(*memory, std::byte{0xEE}));
     }
   }
   EXPECT_NE(peer.Call("rest"), "0");
@@ -182,7 +182,7 @@ TEST_P(TransportTrouble, DeregisterDoesNotWaitForAStoppedPeer) {
   std::memset(memory.data(), 0xEE, memory.size());
   peer.Continue();
   Pause(50'000);
-  for (const std::byte b : memory) ASSERT_EQ(b, std::byte{0xEE});
+  ASSERT_TRUE(AllBytesAre(memory, std::byte{0xEE}));
   peer.Call("rest");
 }
 

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -22,33 +23,10 @@
 #include <vector>
 
 #include "arcflow/transport/context.h"
+#include "arcflow/transport/pattern_testing.h"
 #include "arcflow/transport/wire.h"
 
 namespace arcflow::transport {
-
-inline std::byte PatternAt(std::uint64_t seed, std::uint64_t i) {
-  return static_cast<std::byte>((seed * 131 + i * 7 + (i >> 9U)) & 0xFFU);
-}
-inline void FillPattern(std::span<std::byte> bytes, std::uint64_t seed) {
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = PatternAt(seed, i);
-}
-/// Index of the first byte that is not the pattern's; bytes.size() if all are.
-inline std::size_t PatternEnd(std::span<const std::byte> bytes, std::uint64_t seed) {
-  std::size_t i = 0;
-  while (i < bytes.size() && bytes[i] == PatternAt(seed, i)) ++i;
-  return i;
-}
-/// The same for memory that the transport's threads have written, or will write, at the word of the
-/// other process: it asks after its put has ended and puts again after the answer. That order goes
-/// through two sockets and a process, where ThreadSanitizer cannot follow it.
-__attribute__((no_sanitize("thread"))) inline std::size_t PatternEndByOrderOfTheOther(
-    std::span<const std::byte> bytes, std::uint64_t seed) {
-  const std::byte* const data = bytes.data();
-  const std::size_t n = bytes.size();
-  std::size_t i = 0;
-  while (i < n && data[i] == PatternAt(seed, i)) ++i;
-  return i;
-}
 
 /// Channels that the peer listens to.
 inline constexpr Channel kCountChannel = 1;   // counts, and checks that numbers rise
@@ -140,7 +118,7 @@ class PeerServer {
       Reply(remote);               // last: a notice about this memory may come at once
     } else if (verb == "check") {  // index, offset, size, seed
       const std::span<std::byte> bytes(MemoryOf(a).bytes);
-      Reply(std::to_string(PatternEndByOrderOfTheOther(bytes.subspan(b, c), d)));
+      Reply(std::to_string(PatternEnd(ReadAsTheKernelSees(bytes.subspan(b, c)), d)));
     } else if (verb == "deregister") {
       MemoryOf(a).region.Deregister();
       Reply("ok");
