@@ -162,7 +162,11 @@ struct HttpClient::Impl {
         return handle;
       }
     }
-    return curl->easy_init();
+    CURL* fresh = curl->easy_init();
+    // Keeps the signed cookie that follows SPNEGO. Once a handle: easy_reset leaves the cookies as
+    // they are, and forgets to free what this allocates.
+    if (fresh != nullptr) curl->easy_setopt(fresh, CURLOPT_COOKIEFILE, "");
+    return fresh;
   }
 
   void Return(const std::string& key, CURL* handle, bool reusable) {
@@ -203,7 +207,6 @@ void HttpClient::Impl::SetCommon(Transfer* t, const std::string& url) {
   set(h, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(options.connect_timeout.count()));
   set(h, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
   if (!options.ca_file.empty()) set(h, CURLOPT_CAINFO, options.ca_file.c_str());
-  set(h, CURLOPT_COOKIEFILE, "");  // keeps the signed cookie that follows SPNEGO
   if (options.kerberos && t->request->may_negotiate) {
     set(h, CURLOPT_HTTPAUTH, CURLAUTH_NEGOTIATE);
     set(h, CURLOPT_USERPWD, ":");  // the user is the ticket's
