@@ -163,9 +163,10 @@ struct HttpClient::Impl {
       }
     }
     CURL* fresh = curl->easy_init();
-    // Keeps the signed cookie that follows SPNEGO. Once a handle: easy_reset leaves the cookies as
-    // they are, and forgets to free what this allocates.
-    if (fresh != nullptr) curl->easy_setopt(fresh, CURLOPT_COOKIEFILE, "");
+    // Switches the cookie engine on, which keeps the signed cookie that follows SPNEGO, by a cookie
+    // that has expired. CURLOPT_COOKIEFILE would do the same and leak at every easy_reset.
+    if (fresh != nullptr)
+      curl->easy_setopt(fresh, CURLOPT_COOKIELIST, "Set-Cookie: a=b; Max-Age=0");
     return fresh;
   }
 
