@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 
 from cells import LEFT_AFTER_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
-from faults import strike  # noqa: E402
+from faults import BY_GDB, strike  # noqa: E402
 from hosts import JAVA_OPTIONS, MARK, Hosts, leftovers, nodes  # noqa: E402
 
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
@@ -177,7 +177,7 @@ class Table:
         else:
             at = time.time()
             strike(pid, cell.fault, kind=kind)
-            if "gdb" in _gdb(cell):
+            if cell.fault in BY_GDB:
                 at = time.time()  # gdb takes its time to put a call in
         (folder / "struck").write_text(repr(at))
         return at, cut
@@ -202,10 +202,6 @@ class Table:
         while (left := leftovers()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return left
-
-
-def _gdb(cell: Cell) -> str:
-    return "gdb" if cell.fault in ("exception", "exit(1)", "out of memory") else ""
 
 
 def _wait_for(path: Path, driver: Driver) -> float | None:
