@@ -30,7 +30,7 @@ def measure(repeats: int) -> list[Row]:
             if number:  # the first run warms Spark's Python workers
                 overheads.append(slowest)
         steps = cluster.run(
-            fit_and_loop, args={"batch": 64, "steps": 150, "rounds": 3 * repeats}
+            fit_and_loop, args={"batch": 64, "steps": 150, "rounds": 5 * repeats}
         ).values[0]
     rows = [
         make_row("launch, two nodes, warm", "run to user's function", overheads, "s", goal="<= 3"),

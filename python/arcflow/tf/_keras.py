@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two places where Keras asks a strategy, and what we answer there for a ClusterStrategy.
+"""The places where Keras asks a strategy, and what we answer there for a ClusterStrategy.
 
-Keras looks both names up at every call, so replacing them in its modules reaches every model. For
+Keras looks these names up at every call, so replacing them in its modules reaches every model. For
 any other strategy the replacements call what was there before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -26,6 +27,8 @@ class ClusterLike(Protocol):
 
     def arc_begin_fit(self, model: Any, callbacks: Any) -> None: ...
     def arc_step_outputs(self, outputs: Any, reduction: str, stock: Callable[..., Any]) -> Any: ...
+    def arc_reading_metrics(self, model: Any) -> contextlib.AbstractContextManager[None]: ...
+    def arc_resetting_metrics(self, model: Any) -> contextlib.AbstractContextManager[None]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +60,11 @@ def install() -> None:
     try:
         from keras.src.backend.tensorflow import trainer
         from keras.src.callbacks.callback_list import CallbackList
+        from keras.src.trainers.trainer import Trainer
 
         stock_reduce = trainer.reduce_per_replica
         stock_init = CallbackList.__init__
+        stock_results, stock_reset = Trainer.get_metrics_result, Trainer.reset_metrics
         known = list(inspect.signature(stock_reduce).parameters) == [
             "values",
             "strategy",
@@ -88,7 +93,24 @@ def install() -> None:
             _quiet_expected_warnings(kwargs.get("steps"))
             cast("ClusterLike", strategy).arc_begin_fit(model, self.callbacks)
 
+    @functools.wraps(stock_results)
+    def get_metrics_result(self: Any) -> Any:
+        strategy = getattr(self, "distribute_strategy", None)
+        if not hasattr(strategy, "arc_reading_metrics"):
+            return stock_results(self)
+        with cast("ClusterLike", strategy).arc_reading_metrics(self):
+            return stock_results(self)
+
+    @functools.wraps(stock_reset)
+    def reset_metrics(self: Any) -> None:
+        strategy = getattr(self, "distribute_strategy", None)
+        if not hasattr(strategy, "arc_resetting_metrics"):
+            return stock_reset(self)
+        with cast("ClusterLike", strategy).arc_resetting_metrics(self):
+            stock_reset(self)
+
     trainer.reduce_per_replica = reduce_per_replica
+    Trainer.get_metrics_result, Trainer.reset_metrics = get_metrics_result, reset_metrics
     CallbackList.__init__ = init
     _installed = True
 

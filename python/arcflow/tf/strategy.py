@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -66,6 +67,7 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         self._arc_run_is_local = False  # arguments of the last `run` were this node's own rows
         self._arc_run_step: _keras.Step | None = None
         self._arc_reduce_step_logs = False
+        self._arc_sums: dict[int, Any] = {}  # of metric variables, by id, while results are read
 
     # ---- What tf.distribute calls -------------------------------------------------------------
 
@@ -98,6 +100,8 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         """As in TensorFlow. A nest (Keras asks for the shapes of one batch) is answered locally."""
         if isinstance(value, tuple | list | dict):
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
+        if id(value) in self._arc_sums:
+            return self._arc_sums[id(value)]
         return super().reduce(reduce_op, value, axis)
 
     def _split_between_local_devices(self, dataset: Any, options: Any) -> Any:
@@ -172,6 +176,47 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return self._mean_over_nodes(local)
         return local
 
+    @contextlib.contextmanager
+    def arc_reading_metrics(self, model: Any) -> Iterator[None]:
+        """While it is open, results of `model`'s metrics cost one collective for each dtype.
+
+        TensorFlow sums each variable of a metric over all ranks when it is read, one after another.
+        """
+        in_step = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+        if in_step or not tf.executing_eagerly():
+            yield  # a step reads this node's own
+            return
+        by_dtype: dict[Any, list[Any]] = {}
+        for variable in _variables_summed_when_read(model):
+            by_dtype.setdefault(variable.dtype, []).append(variable)
+        for variables in by_dtype.values():
+            local = [tf.add_n(self.experimental_local_results(v)) for v in variables]
+            packed = tf.concat([tf.reshape(v, [-1]) for v in local], axis=0)
+            sums = tf.split(
+                super().reduce("SUM", packed, axis=None), [v.shape.num_elements() for v in local]
+            )
+            for variable, own, total in zip(variables, local, sums, strict=True):
+                self._arc_sums[id(variable)] = tf.reshape(total, own.shape)
+        try:
+            yield
+        finally:
+            self._arc_sums.clear()
+
+    @contextlib.contextmanager
+    def arc_resetting_metrics(self, model: Any) -> Iterator[None]:
+        """While it is open, TensorFlow does not sum what is assigned to `model`'s metrics.
+
+        Each `assign` to such a variable ends with reading it, for a value that Keras drops. A metric
+        of the user's may read in its ``reset_state``; then all is as in TensorFlow.
+        """
+        if all(map(_is_keras_metric, model.metrics)):
+            for variable in _variables_summed_when_read(model):
+                self._arc_sums[id(variable)] = self.experimental_local_results(variable)[0]
+        try:
+            yield
+        finally:
+            self._arc_sums.clear()
+
     def _concat_local(self, value: Any) -> Any:
         parts = self.experimental_local_results(value)
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
@@ -202,6 +247,24 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         if self.extended._in_multi_worker_mode():
             table = super().reduce("SUM", table, axis=None)
         return tf.reshape(table, [len(numbers), -1]).numpy().tolist()
+
+
+def _variables_summed_when_read(model: Any) -> list[Any]:
+    """Variables of a model's metrics that live on each replica and count as their sum."""
+    found = [getattr(v, "value", v) for metric in model.metrics for v in metric.variables]
+    return [
+        v
+        for v in found
+        if isinstance(v, tf.distribute.DistributedValues)
+        and getattr(v, "synchronization", None) == tf.VariableSynchronization.ON_READ
+        and v.aggregation == tf.VariableAggregation.SUM
+        and v.shape.is_fully_defined()
+    ]
+
+
+def _is_keras_metric(metric: Any) -> bool:
+    parts = getattr(metric, "metrics", ())  # of compile(metrics=…)
+    return type(metric).__module__.startswith("keras.") and all(map(_is_keras_metric, parts))
 
 
 def default_strategy() -> tf.distribute.Strategy:

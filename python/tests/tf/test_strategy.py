@@ -124,6 +124,11 @@ def test_evaluate_counts_every_row_of_uneven_nodes_once(pair: list[dict], kind: 
         assert pair[0][kind][name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_results_of_all_metrics_cost_one_collective(pair: list[dict]) -> None:
+    for r in pair:
+        assert r["evaluate_reductions"] == 1  # loss, accuracy, four vectors of an AUC; reset before
+
+
 def test_fit_on_arrays_still_shards_them(pair: list[dict]) -> None:
     assert pair[0]["fit_array"] == pair[1]["fit_array"]
 
