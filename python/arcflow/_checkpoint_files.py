@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints as files: whole or invisible, checked when read, the newest few kept."""
+"""Checkpoints as files, local or on HDFS: whole or invisible, checked when read, the newest few kept."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import errors
+from . import errors, files
 
 VERSION = 1  # docs/formats/checkpoint.md
 _MANIFEST = "manifest.json"
@@ -23,6 +24,7 @@ _VARIABLES = "variables.bin"
 _NAME = re.compile(r"checkpoint-(\d{12})")
 _STAGING = ".arcflow-checkpoint-"
 _ALIGNMENT = 64
+_ANY_LENGTH = 1 << 62  # of a file of variables, which is held in memory once
 Arrays = Sequence[tuple[str, np.ndarray]]
 
 
@@ -72,8 +74,8 @@ def rank_file(rank: int) -> str:
 def steps_in(directory: str) -> list[int]:
     """List steps of all checkpoints in a folder, newest first; also of such as cannot be read."""
     try:
-        found = [_NAME.fullmatch(name) for name in os.listdir(directory)]
-    except FileNotFoundError:
+        found = [_NAME.fullmatch(name) for name in files.listdir(directory)]
+    except errors.NotFoundError:
         return []
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
@@ -88,28 +90,27 @@ def manifest_of(directory: str, step: int) -> Manifest:
     NotFoundError
         It is not there (any more).
     """
-    path = os.path.join(directory, name_of(step), _MANIFEST)
+    path = files.join(directory, name_of(step), _MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
+        fields = json.loads(files.read_bytes(path))
         if fields.get("version") != VERSION:
             raise errors.DataLossError(
                 f"{path} has version {fields.get('version')!r}; this arcflow reads {VERSION}"
             )
         return Manifest(**fields)
-    except FileNotFoundError as error:
+    except errors.NotFoundError as error:
         raise errors.NotFoundError(f"there is no checkpoint {path}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise errors.DataLossError(f"{path} is no manifest of a checkpoint: {error}") from error
 
 
 def check(directory: str, manifest: Manifest) -> None:
     """Compare every file of a checkpoint with its checksum; DataLossError names one that differs."""
     for name, said in manifest.files.items():
-        path = os.path.join(directory, name_of(manifest.step), name)
+        path = files.join(directory, name_of(manifest.step), name)
         try:
             found = _digest(path)
-        except OSError as error:
+        except (errors.ArcflowError, OSError) as error:
             raise errors.DataLossError(f"{path} cannot be read: {error}") from error
         if found != said:
             raise errors.DataLossError(f"{path} is damaged: its bytes do not fit its checksum")
@@ -117,14 +118,11 @@ def check(directory: str, manifest: Manifest) -> None:
 
 def read(directory: str, manifest: Manifest, rank: int) -> list[np.ndarray]:
     """Return the variables as a rank has to set them, in the manifest's order."""
-    folder = os.path.join(directory, name_of(manifest.step))
-    with open(os.path.join(folder, _VARIABLES), "rb") as file:
-        shared = file.read()
-    own_path = os.path.join(folder, rank_file(rank))
+    folder = files.join(directory, name_of(manifest.step))
+    shared = files.read_bytes(files.join(folder, _VARIABLES), max_bytes=_ANY_LENGTH)
     own = b""
     if rank_file(rank) in manifest.files:
-        with open(own_path, "rb") as file:
-            own = file.read()
+        own = files.read_bytes(files.join(folder, rank_file(rank)), max_bytes=_ANY_LENGTH)
     values = []
     own_offset = 0
     for entry in manifest.variables:
@@ -166,7 +164,7 @@ class Staging:
 
     def __init__(self, directory: str, name: str) -> None:
         self._directory = directory
-        self._path = os.path.join(directory, name)
+        self._path = files.join(directory, name)
 
     @staticmethod
     def new_name() -> str:
@@ -175,12 +173,21 @@ class Staging:
 
     def make(self) -> dict[str, Any]:
         """Make the folder, as the chief does; return its name for the other ranks."""
-        os.makedirs(self._path)
+        files.makedirs(self._path)
         return {"staging": os.path.basename(self._path)}
 
     def write(self, name: str, arrays: Iterable[np.ndarray]) -> dict[str, Any]:
         """Write arrays one after the other into a file; return its length and checksum."""
-        path = os.path.join(self._path, name)
+        path = files.join(self._path, name)
+        if files.is_hdfs(path):  # from the local disk, as everything that is uploaded
+            with tempfile.TemporaryDirectory(prefix="arcflow-checkpoint-") as folder:
+                said = self._write_local(os.path.join(folder, name), arrays)
+                files.upload(os.path.join(folder, name), path)
+                return said
+        return self._write_local(path, arrays)
+
+    @staticmethod
+    def _write_local(path: str, arrays: Iterable[np.ndarray]) -> dict[str, Any]:
         digest = hashlib.sha256()
         length = 0
         with open(path, "wb") as file:
@@ -217,26 +224,24 @@ class Staging:
 
     def publish(self, manifest: Manifest) -> str:
         """Give the finished checkpoint its name, in one step; return its path."""
-        path = os.path.join(self._path, _MANIFEST)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(manifest), file)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(self._path)
-        final = os.path.join(self._directory, name_of(manifest.step))
-        if os.path.lexists(final):  # of an attempt that died later, or damaged
-            old = os.path.join(self._directory, Staging.new_name())
-            os.rename(final, old)
-            os.rename(self._path, final)
-            shutil.rmtree(old, ignore_errors=True)
+        path = files.join(self._path, _MANIFEST)
+        files.write_bytes(path, json.dumps(dataclasses.asdict(manifest)).encode())
+        _sync(path)
+        _sync(self._path)
+        final = files.join(self._directory, name_of(manifest.step))
+        if files.exists(final):  # of an attempt that died later, or damaged
+            old = files.join(self._directory, Staging.new_name())
+            files.rename(final, old)
+            files.rename(self._path, final)
+            _remove(old)
         else:
-            os.rename(self._path, final)
-        _sync_folder(self._directory)
+            files.rename(self._path, final)
+        _sync(self._directory)
         return final
 
     def discard(self) -> None:
         """Remove what was written; nothing after `publish`."""
-        shutil.rmtree(self._path, ignore_errors=True)
+        _remove(self._path)
 
 
 def newest(directory: str, run_id: str | None) -> Manifest | None:
@@ -276,26 +281,35 @@ def other_runs(directory: str, run_id: str) -> list[str]:
 def prune(directory: str, keep: int) -> None:
     """Remove all checkpoints but the newest `keep`."""
     for step in steps_in(directory)[keep:]:
-        gone = os.path.join(directory, Staging.new_name())
+        gone = files.join(directory, Staging.new_name())
         try:
-            os.rename(os.path.join(directory, name_of(step)), gone)
-        except FileNotFoundError:
+            files.rename(files.join(directory, name_of(step)), gone)
+        except errors.NotFoundError:
             continue
-        shutil.rmtree(gone, ignore_errors=True)
+        _remove(gone)
 
 
 def sweep(directory: str) -> None:
     """Remove what attempts that died in the middle of writing left."""
     try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
+        names = files.listdir(directory)
+    except errors.NotFoundError:
         return
     for name in names:
         if name.startswith(_STAGING):
-            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
+            _remove(files.join(directory, name))
+
+
+def _remove(path: str) -> None:
+    """Remove a folder of ours as far as it can be; what stays is invisible, and swept away later."""
+    with contextlib.suppress(errors.ArcflowError, OSError):
+        files.remove(path, recursive=True)
 
 
 def _digest(path: str) -> dict[str, Any]:
+    if files.is_hdfs(path):
+        data = files.read_bytes(path, max_bytes=_ANY_LENGTH)
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
@@ -305,8 +319,11 @@ def _aligned(length: int) -> int:
     return -(-length // _ALIGNMENT) * _ALIGNMENT
 
 
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: str) -> None:
+    """Have a local file or folder on its disk; HDFS has what a writer has closed."""
+    if files.is_hdfs(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -10,10 +10,12 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from . import files
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 
 # Lines that agents keep, and that all nodes together may send to the driver at the end.
@@ -25,36 +27,31 @@ _ANSWER_S = 5.0
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def is_remote(path: str) -> bool:
-    """Whether a folder is on a file system that needs a client of its own (``hdfs://…``)."""
-    return bool(_SCHEME.match(path)) and not path.startswith("file://")
-
-
-def open_remote(path: str) -> IO[bytes]:
-    """Open a file on a remote file system for writing, making its folders; the hook for clients.
+def checked_dir(log_dir: str | os.PathLike[str] | None) -> str | None:
+    """Return the folder as the executors shall use it; refuse what cannot be written.
 
     Raises
     ------
     UnimplementedError
-        No client for this kind of path is installed.
+        A kind of path that Arcflow cannot write to.
+    ArcflowError
+        HDFS refuses to write there.
     """
-    scheme = path.split(":", 1)[0]
-    raise UnimplementedError(
-        f"log_dir={path!r}: this version cannot write to {scheme}:// yet; name a folder that all "
-        "executors see (a shared mount), or a local one on each host"
-    )
-
-
-def checked_dir(log_dir: str | os.PathLike[str] | None) -> str | None:
-    """Return the folder as the executors shall use it; refuse what cannot be written."""
     if log_dir is None:
         return None
     path = os.fspath(log_dir).removeprefix("file://")
     if not path:
         raise InvalidArgumentError("log_dir='' is no folder; leave it out to keep no logs")
-    if is_remote(path):
-        with open_remote(f"{path.rstrip('/')}/.arcflow-{os.getpid()}"):
-            return path.rstrip("/")
+    if files.is_hdfs(path):
+        probe = f"{path.rstrip('/')}/.arcflow-{uuid.uuid4().hex[:12]}"
+        files.write_bytes(probe, b"")
+        files.remove(probe)
+        return path.rstrip("/")
+    if scheme := _SCHEME.match(path):
+        raise UnimplementedError(
+            f"log_dir={path!r}: this version cannot write to {scheme[0]}; name a folder of HDFS, or one "
+            "that all executors see (a shared mount), or a local one on each host"
+        )
     return os.path.abspath(path)
 
 
@@ -67,7 +64,7 @@ def file_name(run_id: str, role: str, index: int) -> str:
 def written(log_dir: str | None, config: dict[str, Any], local_dirs: list[str]) -> Iterator[None]:
     """Let the agent write the node's output to `log_dir`; in the Spark task, around its agent.
 
-    A remote folder gets the file when the node has ended: until then it lies in a folder of Spark's.
+    A folder of HDFS gets the file when the node has ended: until then it lies in a folder of Spark's.
 
     Parameters
     ----------
@@ -82,7 +79,7 @@ def written(log_dir: str | None, config: dict[str, Any], local_dirs: list[str]) 
         yield
         return
     name = file_name(config["run_id"], config["role"], int(config["index"]))
-    if not is_remote(log_dir):
+    if not files.is_hdfs(log_dir):
         config["log_file"] = os.path.join(log_dir, name)
         yield
         return
@@ -92,16 +89,10 @@ def written(log_dir: str | None, config: dict[str, Any], local_dirs: list[str]) 
         yield
     finally:
         try:
-            copy_to_remote(config["log_file"], f"{log_dir}/{name}")
+            files.upload(config["log_file"], f"{log_dir}/{name}")
         except Exception as error:  # a run does not fail for its logs
             print(f"arcflow: {log_dir}/{name} was not written: {error}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def copy_to_remote(local: str, remote: str) -> None:
-    """Copy a finished log to a remote file system."""
-    with open(local, "rb") as source, open_remote(remote) as target:
-        shutil.copyfileobj(source, target, 1 << 20)
 
 
 def report_bytes(size: int) -> int:
@@ -194,7 +185,7 @@ class NodeLogs:
                     return
 
     def _from_file(self, rank: int, lines: int) -> list[str] | None:
-        if self._log_dir is None or is_remote(self._log_dir):
+        if self._log_dir is None or files.is_hdfs(self._log_dir):
             return None
         with self._changed:
             name = next((name for name, of in self._names.items() if of == rank), None)

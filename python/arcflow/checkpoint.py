@@ -14,6 +14,7 @@ import numpy as np
 from . import _checkpoint_files as files
 from . import errors
 from ._checkpoint_files import Manifest
+from .files import is_hdfs, makedirs
 
 if TYPE_CHECKING:
     from .context import Context
@@ -104,7 +105,7 @@ class Checkpoint:
             return {"error": f"{type(error).__name__}: {error}", "code": "UNKNOWN"}
 
     def _find(self) -> dict[str, Any]:
-        os.makedirs(self.directory, exist_ok=True)
+        makedirs(self.directory)
         files.sweep(self.directory)
         run_id = self._context.run_id
         others = files.other_runs(self.directory, run_id)
@@ -170,7 +171,7 @@ class Checkpoint:
                 files.check(self.directory, manifest)
                 self._restore(manifest)
                 return True
-            except (errors.NotFoundError, errors.DataLossError, FileNotFoundError):
+            except (errors.NotFoundError, errors.DataLossError):
                 continue
         return False
 
@@ -356,10 +357,12 @@ class Checkpoint:
 
 def _checked_directory(directory: str) -> str:
     directory = os.fspath(directory)
+    if is_hdfs(directory):
+        return directory.rstrip("/")
     if not directory or "://" in directory:
         raise errors.InvalidArgumentError(
-            f"checkpoints cannot go to {directory!r}: a folder is needed that every node can open as "
-            "a file, such as one on NFS"
+            f"checkpoints cannot go to {directory!r}: a folder is needed that every node can open, on "
+            "a shared file system such as NFS or at hdfs://"
         )
     return os.path.abspath(directory)
 

@@ -104,8 +104,8 @@ class Cluster:
         How many of a node's last lines an error shows; `logs` gives more.
     log_dir
         Folder for the whole output of every node, one file for each node and run:
-        ``<log_dir>/<run id>/<role>-<index>.log``. On a file system that all hosts share, or on
-        each executor's own disk.
+        ``<log_dir>/<run id>/<role>-<index>.log``. On a file system that all hosts share, on
+        each executor's own disk, or at ``hdfs://``, which gets a file when its node has ended.
     gpus
         Accelerators of each node: those of Spark's task resources, else of the executor's
         ``CUDA_VISIBLE_DEVICES`` (``HIP_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``), else those that

@@ -14,12 +14,14 @@ import posixpath
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from . import errors
 
 _HDFS = re.compile(r"(?:hdfs|webhdfs|swebhdfs|viewfs)://")
 _MAX_BYTES = 1 << 30
+_CHUNK_BYTES = 64 << 20  # of a file that is uploaded; held in memory
 
 
 def is_hdfs(path: str) -> bool:
@@ -73,6 +75,41 @@ def write_bytes(path: str, data: bytes) -> None:
             os.replace(part, path)
         except BaseException:
             os.unlink(part)
+            raise
+
+
+def upload(source: str, path: str) -> None:
+    """Copy a local file, or a folder with all that is in it, to a path; for files of any length.
+
+    A file has its name only when it is whole. A folder is filled in place: upload to a name that
+    nobody reads, then `rename`.
+
+    Parameters
+    ----------
+    source
+        On the local disk.
+    path
+        As everywhere here; a file that stood there is replaced.
+    """
+    if os.path.isdir(source):
+        makedirs(path)
+        for name in sorted(os.listdir(source)):
+            upload(os.path.join(source, name), join(path, name))
+        return
+    folder, name = os.path.split(path)
+    part = join(folder, f".{name}.{uuid.uuid4().hex[:12]}")
+    with _translated(source), open(source, "rb") as file:
+        if os.fstat(file.fileno()).st_size <= _CHUNK_BYTES:
+            write_bytes(path, file.read())
+            return
+        try:
+            write_bytes(part, file.read(_CHUNK_BYTES))
+            while chunk := file.read(_CHUNK_BYTES):
+                append_bytes(part, chunk)
+            rename(part, path)
+        except BaseException:
+            with contextlib.suppress(errors.ArcflowError):
+                remove(part)
             raise
 
 
@@ -188,6 +225,8 @@ def _translated(path: str) -> Iterator[None]:
     """Raise our errors for the operating system's, so that callers need not know where a file lies."""
     try:
         yield
+    except errors.ArcflowError:  # some are errors of the operating system's kind too
+        raise
     except FileNotFoundError as error:
         raise errors.NotFoundError(f"{path}: {error.strerror}") from error
     except PermissionError as error:
@@ -195,6 +234,4 @@ def _translated(path: str) -> Iterator[None]:
     except (IsADirectoryError, NotADirectoryError) as error:
         raise errors.FailedPreconditionError(f"{path}: {error.strerror}") from error
     except OSError as error:
-        if isinstance(error, errors.ArcflowError):
-            raise
         raise errors.UnavailableError(f"{path}: {error.strerror}") from error

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -12,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import _signature, errors
+from . import _signature, errors, files
 
 Exchange = Callable[[bytes], Sequence[bytes]]
 _RENAME_EXCHANGE = 2
@@ -33,7 +34,8 @@ def save(
         A Keras model, or a `tf.Module` with a tf.function `serve` or `__call__` that has an input signature.
     path
         `*.keras` or `*.weights.h5`: that one file. Anything else: a folder that is a SavedModel and holds `model.keras`
-        (Keras models) and `arcflow.json` too. What stood there before is replaced in one step.
+        (Keras models) and `arcflow.json` too. What stood there before is replaced in one step (a folder at `hdfs://`
+        in two: for a moment there is none).
     is_chief
         Whether this node's copy is the one that is kept.
     exchange
@@ -60,7 +62,7 @@ def save(
 
     def write() -> None:
         nonlocal scratch, staging
-        if is_chief:
+        if is_chief and not files.is_hdfs(path):
             scratch = staging = _staging_path(path)
         else:
             scratch = tempfile.mkdtemp(prefix="arcflow-save-")
@@ -68,7 +70,9 @@ def save(
         _write(model, staging, tuple(features))
 
     def publish() -> None:
-        if is_chief:
+        if is_chief and files.is_hdfs(path):
+            _upload(staging, path)
+        elif is_chief:
             _publish(staging, path)
 
     try:
@@ -107,15 +111,16 @@ def _checked_path(path: str) -> str:
         raise errors.InvalidArgumentError(
             f"cannot save a model to {path!r}: give the name of a folder or of a .keras file"
         )
-    if "://" in path:
+    remote = files.is_hdfs(path)
+    if "://" in path and not remote:
         raise errors.InvalidArgumentError(
-            f"cannot save to {path}: only paths that every node can open as files are supported"
+            f"cannot save to {path}: only files that every node can open, and hdfs:// paths, are supported"
         )
     if path.endswith(".h5") and not path.endswith(".weights.h5"):
         raise errors.InvalidArgumentError(
             f"cannot save to {path}: whole models go to *.keras or a folder, weights to *.weights.h5"
         )
-    return os.path.abspath(path)
+    return path.rstrip("/") if remote else os.path.abspath(path)
 
 
 def _staging_path(path: str) -> str:
@@ -173,12 +178,7 @@ def _publish(staging: str, path: str) -> None:
     if not os.path.isdir(staging) or not os.path.lexists(path):
         os.replace(staging, path)
         return
-    if not os.path.isdir(path):
-        raise errors.InvalidArgumentError(f"cannot save to {path}: a file of that name exists")
-    if os.listdir(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
-        raise errors.InvalidArgumentError(
-            f"cannot save to {path}: it is a folder with other things in it, and saving replaces the whole folder"
-        )
+    _check_replaceable(path, os.listdir(path) if os.path.isdir(path) else None)
     libc = ctypes.CDLL(None, use_errno=True)
     done = libc.renameat2(
         _AT_FDCWD, os.fsencode(staging), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE
@@ -188,6 +188,43 @@ def _publish(staging: str, path: str) -> None:
         os.rename(path, old)
         os.rename(staging, path)
         _remove(old)
+
+
+def _upload(copy: str, path: str) -> None:
+    """Publish a local copy at HDFS, where a rename replaces files but no folders."""
+    folder, name = os.path.split(path)
+    if not os.path.isdir(copy):
+        files.makedirs(folder)
+        files.upload(copy, path)
+        return
+    there = files.exists(path)
+    if there:
+        _check_replaceable(path, files.listdir(path) if files.is_dir(path) else None)
+    staging = f"{folder}/.arcflow-{uuid.uuid4().hex[:12]}-{name}"
+    old = f"{staging}-old"
+    try:
+        files.upload(copy, staging)
+        if there:
+            files.rename(path, old)
+        files.rename(staging, path)
+    except BaseException:
+        with contextlib.suppress(errors.ArcflowError):
+            if there and not files.exists(path):
+                files.rename(old, path)
+            files.remove(staging, recursive=True)
+        raise
+    if there:
+        files.remove(old, recursive=True)
+
+
+def _check_replaceable(path: str, names: Sequence[str] | None) -> None:
+    """Refuse to replace a file (`names` is None) or a folder that holds other things than a model."""
+    if names is None:
+        raise errors.InvalidArgumentError(f"cannot save to {path}: a file of that name exists")
+    if names and "saved_model.pb" not in names:
+        raise errors.InvalidArgumentError(
+            f"cannot save to {path}: it is a folder with other things in it, and saving replaces the whole folder"
+        )
 
 
 def _remove(path: str) -> None:

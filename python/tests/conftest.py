@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fake_webhdfs
 import spark_testing
 
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="arc-pytest-", ignore_cleanup_errors=True)
@@ -22,6 +23,15 @@ def servers(tmp_path_factory):
     """Spark's own servers; started when first used."""
     with spark_testing.Servers(tmp_path_factory.mktemp("servers")) as running:
         yield running
+
+
+@pytest.fixture
+def web_hdfs(tmp_path):
+    """A WebHDFS server over a folder, with its `url` and `root`."""
+    root = tmp_path / "hdfs"
+    root.mkdir()
+    with fake_webhdfs.FakeWebHdfs(root) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

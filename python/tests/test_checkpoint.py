@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 
 import numpy as np
@@ -15,6 +14,7 @@ from restart_programs import Number
 from arcflow import _checkpoint_files as files
 from arcflow import errors
 from arcflow.checkpoint import Checkpoint
+from arcflow.files import listdir
 
 RUN = "0123456789abcdef"
 
@@ -104,12 +104,16 @@ def train(folder, *, steps, size=2, attempt=1, run_id=RUN, **options):
     return World(size, run_id, attempt).run(program)
 
 
-def test_an_attempt_goes_on_with_the_next_row_and_every_ranks_own_values(tmp_path):
-    train(tmp_path, steps=8)  # dies in step 7 (from 0) of all; saved after 6 steps
-    assert files.steps_in(str(tmp_path)) == [6, 4]
-    (shared, own, made), (other_shared, other_own, other_made) = train(
-        tmp_path, steps=99, attempt=2
-    )
+@pytest.fixture(params=["local", "hdfs"])
+def folder(request, tmp_path, web_hdfs):
+    """Where checkpoints go."""
+    return f"{web_hdfs.url}/ck" if request.param == "hdfs" else str(tmp_path / "ck")
+
+
+def test_an_attempt_goes_on_with_the_next_row_and_every_ranks_own_values(folder):
+    train(folder, steps=8)  # dies in step 7 (from 0) of all; saved after 6 steps
+    assert files.steps_in(folder) == [6, 4]
+    (shared, own, made), (other_shared, other_own, other_made) = train(folder, steps=99, attempt=2)
     assert made == other_made
     assert made[0] == (1, 1)  # step 6 is the second of the second epoch
     assert len(made) == 9
@@ -124,14 +128,32 @@ def test_epochs_as_the_measure(tmp_path):
     assert made[0] == (1, 0)
 
 
-def test_what_was_not_finished_is_invisible_and_swept_away(tmp_path):
-    train(tmp_path, steps=8)
-    staging = files.Staging(str(tmp_path), files.Staging.new_name())
+def test_what_was_not_finished_is_invisible_and_swept_away(folder):
+    train(folder, steps=8)
+    staging = files.Staging(folder, files.Staging.new_name())
     staging.make()
     staging.write("variables.bin", [np.zeros(100)])
-    assert files.steps_in(str(tmp_path)) == [6, 4]
-    train(tmp_path, steps=1, attempt=2)
-    assert sorted(os.listdir(tmp_path)) == [files.name_of(4), files.name_of(6)]
+    assert files.steps_in(folder) == [6, 4]
+    train(folder, steps=1, attempt=2)
+    assert listdir(folder) == [files.name_of(4), files.name_of(6)]
+
+
+def test_hdfs_that_breaks_is_an_error_on_every_rank_and_leaves_the_last_one(web_hdfs):
+    url = f"{web_hdfs.url}/ck"
+    train(url, steps=3)
+    web_hdfs.refuse = {"CREATE"}
+    for error in train(url, steps=99, attempt=2):
+        assert isinstance(error, errors.ArcflowError)
+    assert files.newest(url, RUN).step == 2
+
+
+def test_a_damaged_one_on_hdfs_is_passed_over(web_hdfs):
+    url = f"{web_hdfs.url}/ck"
+    train(url, steps=8)
+    path = web_hdfs.root / "ck" / files.name_of(6) / "variables.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    (_, _, made), _ = train(url, steps=99, attempt=2)
+    assert made[0] == (0, 4)
 
 
 @pytest.mark.parametrize("name", ["variables.bin", "rank-1.bin", "manifest.json"])
@@ -256,7 +278,7 @@ def test_what_has_no_variables_or_no_folder_is_refused(tmp_path):
     for program, message in (
         (lambda node: make(node, tmp_path), "no variables"),
         (lambda node: make(node, tmp_path, object()), "cannot save a object"),
-        (lambda node: make(node, "hdfs://host/there", Variable(0)), "open as a file"),
+        (lambda node: make(node, "s3://host/there", Variable(0)), "that every node can open"),
     ):
         (error,) = World(1).run(program)
         assert isinstance(error, errors.InvalidArgumentError)

@@ -62,3 +62,36 @@ def test_paths():
     assert files.is_hdfs("swebhdfs://h/x")
     assert not files.is_hdfs("/hdfs://x")
     assert files.join("hdfs://h/a", "b", "c") == "hdfs://h/a/b/c"
+
+
+@pytest.fixture(params=["local", "hdfs"])
+def base(request, tmp_path, web_hdfs):
+    return f"{web_hdfs.url}/up" if request.param == "hdfs" else str(tmp_path / "up")
+
+
+def test_uploading_files_of_any_length_and_folders(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK_BYTES", 1000)
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "long").write_bytes(bytes(range(250)) * 10)
+    (source / "sub" / "short").write_bytes(b"x")
+    (source / "sub" / "empty").write_bytes(b"")
+    files.upload(str(source), base)
+    files.upload(str(source), base)  # replaces
+    assert files.read_bytes(files.join(base, "long")) == bytes(range(250)) * 10
+    assert files.read_bytes(files.join(base, "sub", "short")) == b"x"
+    assert files.read_bytes(files.join(base, "sub", "empty")) == b""
+    assert files.listdir(base) == ["long", "sub"]
+
+
+def test_an_upload_that_breaks_leaves_what_was_there(tmp_path, web_hdfs, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK_BYTES", 4)
+    source = tmp_path / "source"
+    source.write_bytes(b"0123456789")
+    path = f"{web_hdfs.url}/d/f"
+    files.write_bytes(path, b"old")
+    web_hdfs.refuse = {"APPEND"}
+    with pytest.raises(errors.PermissionDeniedError):
+        files.upload(str(source), path)
+    assert files.read_bytes(path) == b"old"
+    assert files.listdir(f"{web_hdfs.url}/d") == ["f"]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of nodes: files in full, last lines on request, and the hook for remote file systems."""
+"""Output of nodes: files in full, last lines on request, and copies on HDFS."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 
 import pytest
@@ -71,42 +70,38 @@ def test_a_file_that_the_driver_sees_is_read(logs, tmp_path):
     assert found[0].startswith("line 2000 ")
 
 
-def test_a_remote_folder_without_a_client_is_refused_at_once():
-    with pytest.raises(errors.UnimplementedError, match="cannot write to hdfs:// yet"):
-        _logs.checked_dir("hdfs://nn/logs")
+def test_a_folder_that_cannot_be_written_is_refused_at_once(web_hdfs):
+    with pytest.raises(errors.UnimplementedError, match="cannot write to s3://"):
+        _logs.checked_dir("s3://bucket/logs")
     with pytest.raises(errors.InvalidArgumentError):
         _logs.checked_dir("")
     assert _logs.checked_dir(None) is None
+    assert _logs.checked_dir(f"{web_hdfs.url}/logs/") == f"{web_hdfs.url}/logs"
+    assert list(web_hdfs.root.glob("logs/*")) == []
+    web_hdfs.refuse = {"CREATE"}
+    with pytest.raises(errors.PermissionDeniedError, match="CREATE is refused"):
+        _logs.checked_dir(f"{web_hdfs.url}/logs")
 
 
-def test_a_remote_folder_gets_the_file_when_the_node_has_ended(tmp_path, monkeypatch):
-    written = {}
-
-    class File(io.BytesIO):
-        def __init__(self, path):
-            super().__init__()
-            self.path = path
-
-        def close(self):
-            written[self.path] = self.getvalue()
-            super().close()
-
-    monkeypatch.setattr(_logs, "open_remote", File)
+def test_hdfs_gets_the_file_when_the_node_has_ended(tmp_path, web_hdfs):
     config = {"run_id": "r", "role": "ps", "index": 3}
+    local = tmp_path / "local"
+    local.mkdir()
     with (
         contextlib.suppress(RuntimeError),
-        _logs.written("hdfs://nn/logs", config, [str(tmp_path)]),
+        _logs.written(f"{web_hdfs.url}/logs", config, [str(local)]),
     ):
         with open(config["log_file"], "w") as file:
             file.write("all of it")
         raise RuntimeError("the node failed")
-    assert written == {"hdfs://nn/logs/r/ps-3.log": b"all of it"}
-    assert list(tmp_path.iterdir()) == []
+    assert (web_hdfs.root / "logs/r/ps-3.log").read_text() == "all of it"
+    assert list(local.iterdir()) == []
 
 
-def test_a_remote_folder_that_breaks_does_not_fail_the_run(tmp_path, capsys):
+def test_hdfs_that_breaks_does_not_fail_the_run(tmp_path, web_hdfs, capsys):
     config = {"run_id": "r", "role": "chief", "index": 0}
-    with _logs.written("hdfs://nn/logs", config, [str(tmp_path)]):
+    web_hdfs.refuse = {"CREATE"}
+    with _logs.written(f"{web_hdfs.url}/logs", config, [str(tmp_path)]):
         open(config["log_file"], "w").close()
     assert "was not written" in capsys.readouterr().out
 

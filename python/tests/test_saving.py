@@ -103,7 +103,7 @@ def test_module_is_saved_by_its_serve_function(tmp_path):
         ("", "name of a folder"),
         ("/", "name of a folder"),
         ("m.h5", "weights.h5"),
-        ("s3://b/m", "open as files"),
+        ("s3://b/m", "every node can open"),
     ],
 )
 def test_impossible_paths_are_refused(model, name, says):
@@ -118,6 +118,38 @@ def test_a_folder_with_other_things_is_not_replaced(model, tmp_path):
         saving.save(model, str(tmp_path / "home"), is_chief=True, exchange=alone)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     assert os.listdir(tmp_path) == ["home"]
+
+
+def test_hdfs_gets_models_and_files_whole(model, web_hdfs):
+    path = saving.save(model, f"{web_hdfs.url}/a/m/", is_chief=True, exchange=alone, features=["x"])
+    assert path == f"{web_hdfs.url}/a/m"
+    (web_hdfs.root / "a/m/old").write_text("")
+    saving.save(model, path, is_chief=True, exchange=alone)
+    saving.save(model, f"{web_hdfs.url}/a/m.keras", is_chief=True, exchange=alone)
+    saving.save(model, f"{web_hdfs.url}/a/m.keras", is_chief=True, exchange=alone)
+    assert _signature.read(str(web_hdfs.root / "a" / "m")).outputs
+    assert sorted(os.listdir(web_hdfs.root / "a")) == ["m", "m.keras"]
+    assert "old" not in os.listdir(web_hdfs.root / "a/m")
+
+
+@pytest.mark.parametrize("refused", ["CREATE", "RENAME"])
+def test_hdfs_that_breaks_keeps_the_old_model(model, web_hdfs, refused):
+    path = saving.save(model, f"{web_hdfs.url}/m", is_chief=True, exchange=alone)
+    (web_hdfs.root / "m" / "mark").write_text("")
+    web_hdfs.refuse = {refused}
+    with pytest.raises(errors.ArcflowError, match=f"{refused} is refused"):
+        saving.save(model, path, is_chief=True, exchange=alone)
+    assert os.listdir(web_hdfs.root) == ["m"]
+    assert "mark" in os.listdir(web_hdfs.root / "m")
+
+
+def test_a_folder_of_hdfs_with_other_things_is_not_replaced(model, web_hdfs):
+    (web_hdfs.root / "home").mkdir()
+    (web_hdfs.root / "home" / "letter.txt").write_text("dear")
+    for name, says in (("home", "other things"), ("home/letter.txt", "a file of that name")):
+        with pytest.raises(errors.InvalidArgumentError, match=says):
+            saving.save(model, f"{web_hdfs.url}/{name}", is_chief=True, exchange=alone)
+    assert (web_hdfs.root / "home" / "letter.txt").read_text() == "dear"
 
 
 def test_what_is_no_model_is_refused(tmp_path):
