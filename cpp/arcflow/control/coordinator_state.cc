@@ -24,6 +24,7 @@ constexpr std::size_t kMaxFeeds = 256;
 // numbers: the time between two such rounds grows with n, so that their cost does not.
 constexpr double kRowsDelay_s = 0.02;
 constexpr double kRowsDelayPerRank_s = 0.0005;
+constexpr double kSealedRowsDelayPerRank_s = 0.001;  // under TLS each rank's copy is encrypted apart
 constexpr double kProgressPerRank_s = 0.001;  // likewise for the driver's view of all ranks
 
 /// Learns from a message how far its sender's clock is off. A message is never received before it
@@ -267,7 +268,8 @@ std::chrono::nanoseconds CoordinatorState::Paced(double base_s, double per_rank_
 
 void CoordinatorState::ScheduleRows(bool now) {
   if (phase_ != Phase::kRunning) return;
-  const std::chrono::nanoseconds pause = Paced(kRowsDelay_s, kRowsDelayPerRank_s);
+  const std::chrono::nanoseconds pause =
+      Paced(kRowsDelay_s, options_.encrypt ? kSealedRowsDelayPerRank_s : kRowsDelayPerRank_s);
   const auto since = Deadline::Clock::now() - rows_told_;
   if (now && since >= pause) return BroadcastRows();
   if (rows_timer_ == 0) {
