@@ -3,8 +3,8 @@
 include(GNUInstallDirs)
 
 # arc_target_defaults(<target> [TEST]): flags that every target of ours shares, by target and never through CMAKE_CXX_FLAGS.
-# TEST: what only tests. Under sanitizers its own code is built without optimization and without UBSan's checks, which costs half
-# the time; the code under test has both.
+# TEST: what only tests; its own code is built without optimization, and without UBSan's checks, which would take more than
+# half of the time of all builds. The code under test has both.
 function(arc_target_defaults target)
   cmake_parse_arguments(ARG "TEST" "" "" ${ARGN})
   target_compile_features(${target} PUBLIC cxx_std_20)
@@ -17,15 +17,16 @@ function(arc_target_defaults target)
     # Sanitizers' instrumentation makes GCC see uninitialised reads that are none (its manual says so). ThreadSanitizer
     # does not follow fences; ours order the memory of other processes, which it does not watch.
     target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-tsan>)
-    set(level 1)
     set(checks ${ARC_SANITIZE})
     if(ARG_TEST)
-      set(level 0)
       string(REPLACE ",undefined" "" checks ${ARC_SANITIZE})
     endif()
     target_compile_options(${target} PRIVATE -fsanitize=${checks} -fno-omit-frame-pointer -fno-sanitize-recover=all
-      -O${level} -g1)  # enough for a readable report, and half the time to build
+      -O1 -g1)  # enough for a readable report, and half the time to build
     target_link_options(${target} PUBLIC -fsanitize=${ARC_SANITIZE})
+  endif()
+  if(ARG_TEST)
+    target_compile_options(${target} PRIVATE -O0)
   endif()
   if(ARC_FUZZ)  # the fuzzer steers by coverage of the code under test, not only of the target's main file
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The conformance suite, second part: deadlines, cancels at every point, peers that are stopped,
 // killed or replaced.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -279,6 +283,36 @@ TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
   const Status put = endpoint->PutAndWait(memory, region, 0, Patient());
   EXPECT_EQ(put.code(), Code::kUnavailable) << put.ToString();
   peer.Continue();
+}
+
+/// Stops this whole process for a time, as a debugger or a paused machine does.
+void StandStill(unsigned seconds) {
+  const pid_t self = ::getpid();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::kill(self, SIGSTOP);
+    ::sleep(seconds);
+    ::kill(self, SIGCONT);
+    ::_exit(0);
+  }
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+}
+
+TEST_P(TransportTrouble, AProcessThatStoodStillItselfBlamesNobody) {
+  if (!Resets()) return;
+  ContextOptions options = Options();
+  PeerProcess& peer = AddPeer(options);
+  options.silence_limit = std::chrono::seconds(2);
+  (void)Here(options);
+  const auto endpoint = Connect(peer);
+  ASSERT_NE(endpoint, nullptr);
+  StandStill(4);
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_TRUE(endpoint->status().ok()) << endpoint->status().ToString();
+  const RemoteRegion region = peer.MakeRegion(kMiB);
+  const std::vector<std::byte> memory(kMiB);
+  EXPECT_EQ(endpoint->PutAndWait(memory, region, 0, Patient()).code(), Code::kOk);
 }
 
 TEST_P(TransportTrouble, ANewPeerDoesNotKnowOldKeys) {

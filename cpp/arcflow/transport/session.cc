@@ -308,6 +308,10 @@ void Session::Tick() {
   }
   const std::int64_t now = Nanoseconds();
   const std::int64_t limit = core_->options.silence_limit.count();
+  const std::int64_t pause = now - std::exchange(ticked_ns_, now);
+  if (pause > std::max(limit / 4, 4 * std::chrono::nanoseconds(Reactor::kSlowTick).count())) {
+    Heard();  // this process itself stood still: what the peer sent meanwhile is not read yet
+  }
   const std::int64_t silent = now - heard_ns_.load(std::memory_order_relaxed);
   if (silent > limit) {
     Fail(Unavailable("node " + peer_.ToString().substr(0, 8) + " has been silent for " +

@@ -109,6 +109,7 @@ class Session final : public Endpoint {
   std::shared_ptr<Link> link_;
   std::atomic<std::int64_t> heard_ns_{0};
   std::atomic<std::int64_t> pinged_ns_{0};
+  std::int64_t ticked_ns_ = 0;  // the reactor's thread only
 
   mutable std::mutex mutex_;
   std::condition_variable ended_;
