@@ -188,6 +188,8 @@ class Run:
                 "feed_memory_bytes": options.feed_memory_bytes,
                 "segment_bytes": options.segment_bytes,
                 "grace_s": options.grace_s,
+                # A host that is cut off ends its node about when the driver gives it up.
+                "silence_s": options.heartbeat_timeout_s,
                 "connect_timeout_s": options.start_timeout_s,
                 "log_tail_lines": options.log_lines,
                 "log_report_bytes": _logs.report_bytes(self._size),

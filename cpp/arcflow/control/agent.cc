@@ -282,8 +282,10 @@ void Agent::Join() {
   join.pid = ::getpid();
   join.jvm_pid = config_.jvm_pid;
   join.versions = config_.versions;
-  session_->Connect(address, ControlChannelOptions(config_.secret, config_.encrypt),
-                    config_.connect_timeout_s, join);
+  net::ChannelOptions options = ControlChannelOptions(config_.secret, config_.encrypt);
+  options.unacknowledged_timeout =
+      std::chrono::duration_cast<std::chrono::milliseconds>(Seconds(config_.silence_s));
+  session_->Connect(address, std::move(options), config_.connect_timeout_s, join);
   loop_->Every(Seconds(config_.heartbeat_s), [this] { Beat(); });
   loop_->Every(std::chrono::seconds(1), [this] {
     lines_this_second_ = 0;

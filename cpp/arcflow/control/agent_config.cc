@@ -143,6 +143,7 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
       .Bool("encrypt", &c.encrypt, Need::kOptional)
       .Strings("local_dirs", &c.local_dirs, kMaxEntries, kMaxPathBytes, Need::kOptional)
       .Number("heartbeat_s", &c.heartbeat_s, 0.01, kMaxSeconds, Need::kOptional)
+      .Number("silence_s", &c.silence_s, 0.01, kMaxSeconds, Need::kOptional)
       .Number("connect_timeout_s", &c.connect_timeout_s, 0.01, kMaxSeconds, Need::kOptional);
   ReadSecret(&in, &c.secret);
   ReadCoordinator(&in, &c);

@@ -2,10 +2,16 @@
 // What a run tells of nodes that really crash, and where their output goes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 
+#include <cerrno>
+#include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "arcflow/control/agent_testing.h"
 
@@ -44,6 +50,25 @@ TEST_F(AgentTest, ADeathByTheCoordinationServiceIsAConsequence) {
   NextEvent("started");
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   ::kill(links_[1]->node_pid(), SIGKILL);
+  EXPECT_EQ(ExpectFailure(1, "signal").signal, "SIGKILL");
+}
+
+/// Kills a process as its tracer, and lets go of it only after `hold`, as a slow debugger does.
+void KillUnderADebugger(pid_t pid, std::chrono::milliseconds hold) {
+  std::thread([pid, hold] {  // who traces has to be who waits
+    ASSERT_EQ(::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr), 0) << std::strerror(errno);
+    ::kill(pid, SIGKILL);
+    std::this_thread::sleep_for(hold);
+    ::waitpid(pid, nullptr, __WALL);
+  })
+      .join();
+}
+
+TEST_F(AgentTest, ADeadNodeThatADebuggerHoldsIsTold) {
+  LaunchAll({"sleep", "sleep"});
+  AwaitNode(1);
+  NextEvent("started");
+  KillUnderADebugger(links_[1]->node_pid(), std::chrono::milliseconds(500));
   EXPECT_EQ(ExpectFailure(1, "signal").signal, "SIGKILL");
 }
 

@@ -28,6 +28,8 @@ constexpr int kNodeFd = 3;  // the broker's number in the node
 constexpr char kSelf[] = "/proc/self/exe";
 constexpr std::chrono::seconds kClearTimeout{2};
 constexpr std::chrono::seconds kSendTimeout{1};
+constexpr std::chrono::seconds kHeldTimeout{5};  // for a debugger to let go of a dead node
+constexpr std::chrono::milliseconds kHeldPause{20};
 constexpr double kStopNow = 0;
 constexpr int kShellKilled = 128 + SIGKILL;  // how a shell around the interpreter tells it
 
@@ -253,8 +255,15 @@ void NodeProcess::AnswerBarrier(const json& answer) {
 }
 
 void NodeProcess::OnExit() {
-  const auto status = child_.TryWait();
-  if (!status || ended_) return;
+  if (ended_) return;
+  auto status = child_.TryWait();
+  if (!status && held_until_ && held_until_->expired()) status = ExitStatus{255, 0};
+  if (!status) {
+    // Dead, but a debugger that traces it has not let go of it: its descriptor wakes us only once.
+    if (!held_until_) held_until_ = Deadline::After(kHeldTimeout);
+    timers_.push_back(loop_.After(kHeldPause, [this] { OnExit(); }));
+    return;
+  }
   child_.SignalGroup(SIGKILL);  // what the node started and left behind
   KillDescendants(0, Deadline::After(kClearTimeout));
   OnBroker();

@@ -119,6 +119,7 @@ class NodeProcess {
   OomWatch oom_;
   Fd result_;
   std::optional<Failure> raised_;
+  std::optional<Deadline> held_until_;
   std::vector<net::Loop::WatchId> watches_;
   std::vector<net::Loop::TimerId> timers_;
   bool stopping_ = false;

@@ -219,7 +219,9 @@ std::optional<ExitStatus> ChildProcess::Wait(Deadline deadline) {
     if (auto end = TryWait()) return end;
     if (pid_ == 0 || deadline.expired()) return std::nullopt;
     pollfd entry{pidfd_.get(), POLLIN, 0};
-    ::poll(&entry, 1, deadline.poll_ms());
+    const bool dead = ::poll(&entry, 1, deadline.poll_ms()) == 1;
+    if (dead && !TryWait())
+      ::poll(nullptr, 0, static_cast<int>(kReapPause.count()));  // traced still
   }
 }
 

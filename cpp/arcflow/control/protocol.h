@@ -174,6 +174,7 @@ struct AgentConfig {
   std::vector<std::string> local_dirs;
   double grace_s = 5;  // between SIGTERM and SIGKILL
   double heartbeat_s = 1;
+  double silence_s = 30;  // what the driver's host does not acknowledge for so long: it is gone
   double connect_timeout_s = 30;
   double stall_timeout_s = 0;       // without progress, until a node counts as stalled; 0 = never
   double stop_timeout_s = 0;        // that a process may be stopped by a signal; 0 = for ever

@@ -6,7 +6,10 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 
 #include "arcflow/net/channel_impl.h"
@@ -23,7 +26,6 @@ constexpr std::string_view kTlsLabel = "arcflow control tls 1";
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
 constexpr int kKeepProbes = 3;
-constexpr int kUserTimeoutMs = 30'000;  // unacknowledged bytes: the peer's host is gone
 
 std::string NameOf(const tcp::endpoint& endpoint) {
   const auto address = endpoint.address();
@@ -33,7 +35,7 @@ std::string NameOf(const tcp::endpoint& endpoint) {
 }
 
 // Failures are ignored: the options help, but a connection works without them.
-void SetTcpOptions(int socket) {
+void SetTcpOptions(int socket, const ChannelOptions& options) {
   const auto set = [socket](int level, int name, int value) {
     ::setsockopt(socket, level, name, &value, sizeof(value));
   };
@@ -42,7 +44,8 @@ void SetTcpOptions(int socket) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdleSeconds);
   set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepIntervalSeconds);
   set(IPPROTO_TCP, TCP_KEEPCNT, kKeepProbes);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUserTimeoutMs);
+  const auto limit = std::min<std::int64_t>(options.unacknowledged_timeout.count(), INT_MAX);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(limit));
 }
 
 }  // namespace
@@ -107,7 +110,7 @@ void ChannelImpl::BeginHandshake(Result<Handshake> handshake) {
     Finish(handshake.status());
     return;
   }
-  SetTcpOptions(socket_->native_handle());
+  SetTcpOptions(socket_->native_handle(), options_);
   state_ = State::kHandshake;
   handshake_.emplace(std::move(*handshake));
   const Deadline own = Deadline::After(options_.handshake_timeout);

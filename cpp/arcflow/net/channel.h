@@ -30,6 +30,8 @@ struct ChannelOptions {
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
   std::chrono::nanoseconds linger =
       std::chrono::seconds(2);  // how long Close() waits for the queue to drain
+  /// Bytes that the peer's host has not acknowledged for so long mean that it is gone.
+  std::chrono::milliseconds unacknowledged_timeout = std::chrono::seconds(30);
 };
 
 /// All run on the loop thread, one at a time, never inside a call of the channel. Each may be

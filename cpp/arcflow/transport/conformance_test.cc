@@ -149,16 +149,18 @@ TEST_P(TransportConformance, ManyOperationsAreOutstanding) {
 TEST_P(TransportConformance, SeveralPeersAtOnceAndBothWays) {
   constexpr int kPeers = 3;
   for (int i = 0; i < kPeers; ++i) AddPeer();
-  std::vector<std::byte> ours(2 * kMiB);
-  auto region = Here().Register(ours, Access::kReadWrite);
-  ASSERT_TRUE(region.ok());
+  std::vector<std::vector<std::byte>> ours(kPeers, std::vector<std::byte>(2 * kMiB));
+  std::vector<std::unique_ptr<Region>> written;
   std::vector<std::shared_ptr<Endpoint>> endpoints;
   std::vector<RemoteRegion> regions;
   for (int i = 0; i < kPeers; ++i) {
     endpoints.push_back(Connect(*peers[i]));
     ASSERT_NE(endpoints.back(), nullptr);
     regions.push_back(peers[i]->MakeRegion(4 * kMiB));
+    auto region = Here().Register(ours[i], Access::kReadWrite);
+    ASSERT_TRUE(region.ok());
     peers[i]->Call("target", region->remote().Serialize());
+    written.push_back(std::make_unique<Region>(std::move(*region)));
     peers[i]->Call("hammer", Here().address());  // over the same connection, the other way
   }
   std::vector<std::thread> threads;
@@ -178,8 +180,10 @@ TEST_P(TransportConformance, SeveralPeersAtOnceAndBothWays) {
   }
   for (auto& thread : threads) thread.join();
   for (auto& peer : peers) EXPECT_NE(peer->Call("rest"), "0");
-  region->Deregister();
-  EXPECT_EQ(PatternEnd(ours, 99), ours.size());  // all wrote the same
+  for (int i = 0; i < kPeers; ++i) {
+    written[i]->Deregister();
+    EXPECT_EQ(PatternEnd(ours[i], 99), ours[i].size());
+  }
 }
 
 TEST_P(TransportConformance, RefusesWhatAPeerMustNotDo) {

@@ -88,13 +88,22 @@ TEST_P(TransportTrouble, CancelledOperationsTouchNoMemory) {
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
   constexpr std::size_t kBytes = 2 * kMiB + 5;
-  const RemoteRegion region = peer.MakeRegion(kBytes, Access::kReadWrite, 6);
+  // What a cancelled put has sent may land until the next flush: each has a place of its own till
+  // then.
+  constexpr int kPlaces = 4;
+  const RemoteRegion region = peer.MakeRegion(kPlaces * kBytes, Access::kReadWrite, 6);
+  const RemoteRegion source = peer.MakeRegion(kBytes, Access::kRead, 7);
   Outcomes outcomes;
   constexpr int kRounds = 120;
   for (int i = 0; i < kRounds; ++i) {
+    if (i % (2 * kPlaces) == 0) {
+      const Status flushed = endpoint->FlushAndWait(Soon());
+      ASSERT_TRUE(flushed.ok()) << flushed.ToString();
+    }
+    const std::size_t at = i / 2 % kPlaces * kBytes;
     auto memory = std::make_unique<std::vector<std::byte>>(kBytes);
-    const OpId op = i % 2 == 0 ? endpoint->Put(*memory, region, 0, Patient(), outcomes.Next())
-                               : endpoint->Get(*memory, region, 0, Soon(), outcomes.Next());
+    const OpId op = i % 2 == 0 ? endpoint->Put(*memory, region, at, Patient(), outcomes.Next())
+                               : endpoint->Get(*memory, source, 0, Soon(), outcomes.Next());
     Pause(i * 13 % 1500);
     endpoint->Cancel(op);
     if (i % 4 == 1) {  // kept a while: nothing may arrive in it
