@@ -53,15 +53,6 @@ nb::dict StatsOf(AgentLink& link) {
   return out;
 }
 
-/// The struct behind a capsule of the Arrow PyCapsule interface.
-template <typename T>
-const T& FromCapsule(nb::handle capsule, const char* name) {
-  auto* pointer = static_cast<const T*>(PyCapsule_GetPointer(capsule.ptr(), name));
-  if (pointer == nullptr) throw nb::python_error();
-  if (pointer->release == nullptr) Raise(InvalidArgument("the Arrow data was released already"));
-  return *pointer;
-}
-
 bool Write(AgentLink& link, const std::string& feed, nb::handle batch) {
   if (!nb::hasattr(batch, "__arrow_c_array__")) {
     throw nb::type_error(
@@ -134,6 +125,12 @@ void BindCoordinator(nb::module_& module) {
             });
           },
           nb::arg("rank"), nb::arg("lines"))
+      .def(
+          "tell",
+          [](Coordinator& self, const std::string& json) {
+            OrThrow(WithoutGil([&] { return self.Tell(json); }));
+          },
+          nb::arg("json"))
       .def("close", [](Coordinator& self) {
         nb::gil_scoped_release nogil;
         self.Close();
@@ -175,6 +172,21 @@ void BindAgentLink(nb::module_& module) {
                 [](const auto& each) { return each.ok() && !each->has_value(); }));
             if (!outcome) return std::nullopt;
             return std::pair(outcome->json, ToBytes(outcome->result));
+          },
+          nb::arg("timeout_s"))
+      .def(
+          "detach",
+          [](AgentLink& self, double timeout_s) {
+            return ValueOrThrow(InSlices(
+                timeout_s, [&](Deadline slice) { return self.link().Detach(slice); },
+                [](const Result<bool>& each) { return each.ok() && !*each; }));
+          },
+          nb::arg("timeout_s"))
+      .def(
+          "follow",
+          [](AgentLink& self, double timeout_s) {
+            nb::gil_scoped_release nogil;
+            return self.link().Follow(Deadline::AfterSeconds(timeout_s));
           },
           nb::arg("timeout_s"))
       .def(

@@ -103,9 +103,19 @@ inline nb::bytes ToBytes(std::string_view text) { return nb::bytes(text.data(), 
 std::shared_ptr<CounterPage> NodeCounters();
 void SetNodeCounters(std::shared_ptr<CounterPage> counters);
 
+/// The struct behind a capsule of the Arrow PyCapsule interface.
+template <typename T>
+const T& FromCapsule(nb::handle capsule, const char* name) {
+  auto* pointer = static_cast<const T*>(PyCapsule_GetPointer(capsule.ptr(), name));
+  if (pointer == nullptr) throw nb::python_error();
+  if (pointer->release == nullptr) Raise(InvalidArgument("the Arrow data was released already"));
+  return *pointer;
+}
+
 void BindControl(nb::module_& module);
 void BindFeed(nb::module_& module);
 void BindHdfs(nb::module_& module);
 void BindNode(nb::module_& module);
+void BindSide(nb::module_& module);
 
 }  // namespace arcflow::bindings

@@ -33,4 +33,5 @@ NB_MODULE(_core, module) {
   bindings::BindFeed(module);
   bindings::BindHdfs(module);
   bindings::BindNode(module);
+  bindings::BindSide(module);
 }

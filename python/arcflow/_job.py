@@ -132,20 +132,27 @@ def _is_default(spark: Any, name: str) -> bool:
     return str(spark.conf.get(name, unlikely)).rstrip("b") == unlikely
 
 
-class BarrierJob:
-    """One `mapInArrow(barrier=True)` and its collect, in a thread, that can be cancelled.
+class TaggedJob:
+    """A Spark action in a thread of its own, that can be found and cancelled by its tag.
 
     Threads: methods from any thread but `start`, which copies the caller's Spark properties.
+
+    Parameters
+    ----------
+    spark
+        The session.
+    tag
+        No other job's.
+    action
+        Called once; what it returns are the rows of the job.
     """
 
-    def __init__(
-        self, spark: Any, frame: Any, task: Callable[[Any], Any], tag: str, profile: Any = None
-    ) -> None:
+    def __init__(self, spark: Any, tag: str, action: Callable[[], Any]) -> None:
         self._spark = spark
         self._tag = tag
         self._connect = is_connect(spark)
-        self._frame = frame.mapInArrow(task, _task.ROW_SCHEMA, barrier=True, profile=profile)
-        self._rows: list[Any] | None = None
+        self._action = action
+        self._rows: Any = None
         self._error: BaseException | None = None
         self._inflight = 0
         self._thread = threading.Thread(target=self._run, name=f"arcflow-{tag}", daemon=True)
@@ -161,7 +168,7 @@ class BarrierJob:
     def _run(self) -> None:
         try:
             with self._tagged(), small_batches(self._spark):
-                self._rows = self._frame.collect()
+                self._rows = self._action()
         except BaseException as error:  # the thread that asks for the result raises it
             self._error = error
 
@@ -201,11 +208,11 @@ class BarrierJob:
         """What Spark raised."""
         return self._error
 
-    def rows(self) -> list[Any]:
+    def rows(self) -> Any:
         """Return the rows of a job that is done; raises what Spark raised."""
         if self._error is not None:
             raise self._error
-        return self._rows or []
+        return [] if self._rows is None else self._rows
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; False when the time is over."""
@@ -238,3 +245,13 @@ class BarrierJob:
                     self._spark.sparkContext.cancelJobsWithTag(self._tag)
             self._thread.join(0.5)
         return self.done
+
+
+class BarrierJob(TaggedJob):
+    """One `mapInArrow(barrier=True)` and its collect."""
+
+    def __init__(
+        self, spark: Any, frame: Any, task: Callable[[Any], Any], tag: str, profile: Any = None
+    ) -> None:
+        mapped = frame.mapInArrow(task, _task.ROW_SCHEMA, barrier=True, profile=profile)
+        super().__init__(spark, tag, mapped.collect)

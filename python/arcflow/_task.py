@@ -57,6 +57,7 @@ class Plan:
     network: str = ""  # that the node's address is in; "": as Spark's executor
     gpus: int | None = None  # a node; None: as Spark or the environment says
     share_gpus: bool = False
+    live: bool = False  # the nodes outlive the tasks
 
     @property
     def who(self) -> Roles:
@@ -261,8 +262,10 @@ def _find_coordinator(plan: Plan, context: Any, rank: int, host: str) -> dict[st
 
 def _drive(plan: Plan, config: dict[str, Any], batches: Iterable[Any]) -> tuple[Any, bytes]:
     """Start the agent, feed it, and wait for its outcome."""
-    from . import _core
+    from . import _core, _live_task
 
+    if plan.live:
+        return _live_task.leave(plan, config)
     link = _core.AgentLink.launch(_executor.agent_path(), json.dumps(config), plan.payload)
     watch = _liveness.watch_agent(link.pid, float(config.get("stop_timeout_s") or 0))
     try:

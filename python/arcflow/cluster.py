@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from . import _encryption, _logs, _network, _restart, _roles, _run, _transport, preflight
+from . import _encryption, _logs, _network, _restart, _roles, _run, _transport, live, preflight
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
@@ -218,6 +218,7 @@ class Cluster:
         self._policy = _restart.Policy(max_restarts, float(restart_backoff))
         self._logs = _logs.NodeLogs(self._options.log_dir)
         self._closed = False
+        self._live: live.Running | None = None
 
     def run(self, fn: Callable[[Any], Any], data: Any = None, args: Any = None) -> Result:
         """Run ``fn(ctx)`` in every node that computes, and wait for all.
@@ -251,6 +252,7 @@ class Cluster:
         """
         if self._closed:
             raise FailedPreconditionError("this cluster is closed; make another one")
+        self._check_idle("run")
         payload = pickled(fn, args)
         self._check_slots()
         feeds = plan_feeds(data)
@@ -285,6 +287,72 @@ class Cluster:
         if self._options.profile is None:  # else Spark makes executors for the run
             preflight.check_slots(self.spark, self._roles, *wait_s)
 
+    def start(self, fn: Callable[[Any], Any], args: Any = None) -> live.Running:
+        """Start ``fn(ctx)`` in every node and return while it runs: for streams, several data sets, inference.
+
+        The nodes live on their executors without holding a slot of Spark, until `stop` (or the end
+        of this cluster, of the driver, or of an executor). Training nodes only.
+
+        Parameters
+        ----------
+        fn
+            As for `run`. Its ``ctx.dataset(name)`` and ``ctx.reader(name)`` wait for the first rows
+            fed under that name and end when the feed does; ``ctx.serve(fn)`` and ``ctx.requests()``
+            answer `infer`.
+        args
+            As for `run`.
+
+        Returns
+        -------
+        Running
+            ``feed``, ``feed_stream``, ``infer``, ``end_feed``, ``stop``; the methods of the same
+            names here are those of the nodes started last.
+
+        Raises
+        ------
+        NodeFailedError
+            A node could not be started, or failed at once.
+        """
+        if self._closed:
+            raise FailedPreconditionError("this cluster is closed; make another one")
+        self._check_idle("start")
+        self._check_slots()
+        self._live = live.start(self, fn, args)
+        return self._live
+
+    def _check_idle(self, what: str) -> None:
+        if self._live is not None and not self._live._closed:
+            raise FailedPreconditionError(
+                f"{what}() while nodes of start() run: call stop() first, or use another Cluster"
+            )
+
+    @property
+    def _running(self) -> live.Running:
+        if self._live is None:
+            raise FailedPreconditionError("no nodes run: call start() first")
+        return self._live
+
+    def feed(self, data: Any, name: str = "train", **options: Any) -> live.Fed:
+        """See `Running.feed`."""
+        return self._running.feed(data, name, **options)
+
+    def feed_stream(self, stream: Any, name: str = "train", **options: Any) -> Any:
+        """See `Running.feed_stream`."""
+        return self._running.feed_stream(stream, name, **options)
+
+    def infer(self, data: Any, schema: Any, **options: Any) -> Any:
+        """See `Running.infer`."""
+        return self._running.infer(data, schema, **options)
+
+    def end_feed(self, name: str = "train") -> None:
+        """See `Running.end_feed`."""
+        self._running.end_feed(name)
+
+    def stop(self, timeout: float | None = None) -> Result:
+        """See `Running.stop`."""
+        result: Result = self._running.stop(timeout)
+        return result
+
     def logs(self, node: int | str = 0, lines: int = 200) -> list[str]:
         """Return the last lines that a node wrote, in the run that goes on or in the last one.
 
@@ -303,7 +371,9 @@ class Cluster:
         return self._logs.last(node, lines)
 
     def close(self) -> None:
-        """End the cluster; a second call does nothing."""
+        """End the cluster, and nodes of `start` with it; a second call does nothing."""
+        if self._live is not None:
+            self._live.close()
         self._closed = True
 
     def __enter__(self) -> Cluster:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from . import _side_node
 from ._reader import Batches
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
@@ -20,7 +21,7 @@ from .schema import values_of
 _FOREVER_S = 1e6
 
 
-class Context:
+class Context(_side_node.LiveNode):
     """One node's view of its run. Made by the node, never by users.
 
     Attributes
@@ -158,6 +159,10 @@ class Context:
         return remainder or self._remainder
 
     def _check_feed(self, name: str) -> None:
+        if name not in self.feeds and self._job.get("live"):
+            with self.busy(f"waiting for feed {name!r}"):
+                schema = _side_node.await_feed(self._broker_fd, name)
+            self._schemas[name], self.feeds[name] = schema, _described(schema)
         if name not in self.feeds:
             there = ", ".join(map(repr, self.feeds)) or "none: run() was called without data"
             raise NotFoundError(f"there is no feed {name!r} in this run; there is {there}")

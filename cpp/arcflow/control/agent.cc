@@ -43,6 +43,7 @@ Agent::~Agent() {
   inspector_.reset();
   node_.reset();
   session_.reset();
+  side_.reset();
   service_.reset();
 }
 
@@ -132,6 +133,7 @@ bool Agent::OnFeederPacket() {
 void Agent::HandleFeederPacket(net::Message& message) {
   if (phase_ == Phase::kConfig) return OnConfig(message);
   if (message.op == "abort") return OnAbort(*message.body);
+  if (message.op == "detach") return OnDetach();
   if (!service_) {  // the outcome is out, or there never was a run
     if (message.op == "acquire") {
       SendToFeeder({{"op", "refused"},
@@ -161,7 +163,7 @@ void Agent::OnAbort(const json& body) {
 }
 
 void Agent::SendToFeeder(const json& packet, const std::vector<int>& fds) {
-  if (feeder_gone_) return;
+  if (feeder_gone_ || detached_) return;
   if (Status status = net::SendPacket(feeder_.get(), packet, fds, Deadline::After(kSendTimeout));
       !status.ok()) {
     Log(LogLevel::kWarning, "a packet to the feeder was lost: " + status.ToString());
@@ -199,7 +201,9 @@ Status Agent::Configure(net::Message& message) {
   if (config_.segment_bytes > 0) options.segment_bytes = config_.segment_bytes;
   options.local_dirs = config_.local_dirs;
   feed::FeedService::Callbacks callbacks;
-  callbacks.send_to_feeder = [this](const json& packet) { SendToFeeder(packet, {}); };
+  callbacks.send_to_feeder = [this](const json& packet) {
+    if (!side_ || !side_->Route(packet)) SendToFeeder(packet, {});
+  };
   callbacks.rows_changed = [this](const std::string& feed) {
     ScheduleBeat(service_ && service_->Local(feed).ended);
   };
@@ -210,6 +214,7 @@ Status Agent::Configure(net::Message& message) {
   if (!config_.log_file.empty()) {
     ARC_ASSIGN(log_file_, LogFile::Open(config_.log_file));
   }
+  if (config_.side) ARC_TRY(StartSide());
   if (config_.jvm_pid == 0) return Status::Ok();
   auto pidfd = OpenPidfd(static_cast<pid_t>(config_.jvm_pid));
   if (!pidfd.ok()) return pidfd.status().WithContext("the executor's JVM");
@@ -262,6 +267,9 @@ void Agent::Join() {
     barrier_.clear();
     if (node_) node_->AnswerBarrier(answer);
   };
+  callbacks.on_side = [this](const json& message) {
+    if (side_) side_->OnCoordinator(message);
+  };
   callbacks.on_ping = [this] { OnPing(); };
   callbacks.on_describe = [this] { OnDescribe(); };
   callbacks.on_lines = [this](int lines) { SendLines(lines); };
@@ -306,8 +314,9 @@ void Agent::OnStart(std::vector<Member> cluster) {
     failure.cause = cause::kLaunch;
     failure.type = CodeName(status.code());
     failure.message = std::string(status.message());
-    Fail(std::move(failure), kAtOnce_s);
+    return Fail(std::move(failure), kAtOnce_s);
   }
+  if (detach_asked_) Detach();
 }
 
 std::string Agent::NodeConfig(const std::vector<Member>& cluster) const {
@@ -359,6 +368,9 @@ NodeProcess::Callbacks Agent::NodeCallbacks() {
   callbacks.on_hello = [this] { Mark("node_hello"); };
   callbacks.on_reader = [this](const std::string& feed, Fd socket) {
     OnReader(feed, std::move(socket));
+  };
+  callbacks.on_side = [this](Fd socket) {
+    if (side_) side_->AddSession(std::move(socket));
   };
   callbacks.on_log = [this](std::string text) {
     session_->Send({{"op", "log"}, {"line", std::move(text)}});

@@ -22,6 +22,7 @@
 #include "arcflow/control/node_inspector.h"
 #include "arcflow/control/node_process.h"
 #include "arcflow/control/protocol.h"
+#include "arcflow/control/side_server.h"
 #include "arcflow/control/stall_watch.h"
 #include "arcflow/feed/service.h"
 #include "arcflow/net/loop.h"
@@ -67,6 +68,10 @@ class Agent {
   void OnAbort(const nlohmann::json& body);
   void SendToFeeder(const nlohmann::json& packet, const std::vector<int>& fds);
   void SendOutcome();
+  Status StartSide();  // agent_side.cc, as all below
+  void OnDetach();
+  void Detach();
+  bool TellResult();
 
   // Run.
   Status Configure(net::Message& message);
@@ -125,6 +130,7 @@ class Agent {
   std::shared_ptr<CounterPage> counters_;
   std::unique_ptr<Coordinator> hosted_;
   std::unique_ptr<feed::FeedService> service_;
+  std::unique_ptr<SideServer> side_;  // of an agent that may be detached; needs service_
   std::unique_ptr<AgentSession> session_;
   std::unique_ptr<LogFile> log_file_;
   std::unique_ptr<NodeProcess> node_;
@@ -143,6 +149,8 @@ class Agent {
   Fd result_;
   bool session_lost_ = false;
   bool feeder_gone_ = false;
+  bool detach_asked_ = false;
+  bool detached_ = false;  // nothing that the feeder does matters any more
   bool done_sent_ = false;
   bool verdict_timed_out_ = false;
   bool said_bye_ = false;

@@ -141,6 +141,7 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
       .Uint64("feed_memory_bytes", &c.feed_memory_bytes, std::uint64_t{1} << 50, Need::kOptional)
       .Uint64("segment_bytes", &c.segment_bytes, std::uint64_t{1} << 40, Need::kOptional)
       .Bool("encrypt", &c.encrypt, Need::kOptional)
+      .Bool("side", &c.side, Need::kOptional)
       .Strings("local_dirs", &c.local_dirs, kMaxEntries, kMaxPathBytes, Need::kOptional)
       .Number("heartbeat_s", &c.heartbeat_s, 0.01, kMaxSeconds, Need::kOptional)
       .Number("silence_s", &c.silence_s, 0.01, kMaxSeconds, Need::kOptional)
@@ -150,6 +151,8 @@ Result<AgentConfig> AgentConfig::FromJson(const json& object) {
   ReadNode(&in, &c);
   ReadFeeds(&in, &c.feeds);
   if (in.ok() && c.rank >= c.size) in.Fail("rank", "is not below size");
+  if (in.ok() && c.side && c.jvm_pid == 0) in.Fail("jvm_pid", "is needed by an agent with `side`");
+  if (in.ok() && c.side && c.host_coordinator) in.Fail("side", "needs a coordinator in the driver");
   if (in.ok() && c.role.empty()) in.Fail("role", "is empty");
   if (in.ok() && c.feed_ranks > c.size) in.Fail("feed_ranks", "is above size");
   if (in.ok() && c.last_port < c.first_port) in.Fail("last_port", "is below first_port");

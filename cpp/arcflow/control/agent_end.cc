@@ -37,6 +37,7 @@ json Number(double value) { return std::isfinite(value) ? json(value) : json(); 
 }  // namespace
 
 void Agent::OnFeederGone(const std::string& how) {
+  if (detached_) return;
   if (std::exchange(feeder_gone_, true)) return;
   if (phase_ == Phase::kConfig || phase_ == Phase::kLingering) {
     phase_ = Phase::kOver;
@@ -97,6 +98,7 @@ void Agent::Fail(Failure failure, double grace_s) {
     });
   }
   phase_ = Phase::kEnding;
+  if (side_) side_->Close(failure_ ? failure_->Summary() : verdict_->reason);
   if (service_) {
     service_->RefuseMore();
     service_->Fail(
@@ -110,6 +112,7 @@ void Agent::OnVerdict(Verdict verdict) {
   verdict_ = std::move(verdict);
   Mark("verdict");
   phase_ = Phase::kEnding;
+  if (side_) side_->Close(verdict_->reason.empty() ? "it is over" : verdict_->reason);
   if (service_) {
     service_->RefuseMore();
     if (verdict_->code != Code::kOk)
@@ -123,6 +126,7 @@ void Agent::OnNodeEnd(NodeProcess::End end) {
   Mark("node_ended");
   inspector_.reset();
   if (service_) service_->RefuseMore();
+  if (side_) side_->OnNodeEnd();
   Beat();
   if (end.failure) {
     if (failure_ && failure_->log_tail.size() < end.failure->log_tail.size()) {
@@ -135,6 +139,7 @@ void Agent::OnNodeEnd(NodeProcess::End end) {
           "a node returned its result but did not exit in time, and was killed");
     }
     result_ = std::move(end.result);
+    if (detached_ && !TellResult()) return;
     done_sent_ = true;
     session_->Send({{"op", "done"}, {"metrics", Metrics()}, {"rows", Rows()}});
   }
@@ -178,15 +183,16 @@ void Agent::Finish() {
   if (log_file_) log_file_->Close();  // what it holds is read as soon as the run has ended
   SendOutcome();
   phase_ = Phase::kLingering;
+  side_.reset();
   service_.reset();
-  if (feeder_gone_) {
+  if (feeder_gone_ || detached_) {
     phase_ = Phase::kOver;
     loop_->Stop();
   }
 }
 
 void Agent::SendOutcome() {
-  if (feeder_gone_) return;
+  if (feeder_gone_ || detached_) return;
   std::string status = verdict_ ? std::string(verdict_->Name()) : "failed";
   json outcome{{"status", status},       {"role", config_.role},
                {"index", config_.index}, {"reason", verdict_ ? verdict_->reason : ""},

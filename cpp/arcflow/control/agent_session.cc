@@ -122,6 +122,10 @@ Status AgentSession::State::Dispatch(const std::string& op, const json& message)
     callbacks.on_ping();
     return Status::Ok();
   }
+  if (op == "side" || op == "claim") {
+    if (callbacks.on_side) callbacks.on_side(message);
+    return Status::Ok();
+  }
   if (op == "describe") {
     callbacks.on_describe();
     return Status::Ok();

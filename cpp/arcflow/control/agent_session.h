@@ -27,6 +27,8 @@ class AgentSession {
     /// The coordinator asks for a sign of life (at once), or for the node's last lines.
     std::function<void()> on_ping;
     std::function<void(int lines)> on_lines;
+    /// The driver, or the answer to a claim (side_server.h).
+    std::function<void(const nlohmann::json& message)> on_side;
     /// The node is to be described and ended: it holds up the run.
     std::function<void()> on_describe;
     std::function<void(Verdict verdict)> on_verdict;

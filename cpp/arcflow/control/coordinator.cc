@@ -4,8 +4,10 @@
 
 #include <chrono>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <utility>
 
+#include "arcflow/control/coordinator_internal.h"
 #include "arcflow/control/coordinator_state.h"
 #include "arcflow/control/event_queue.h"
 #include "arcflow/net/listener.h"
@@ -117,6 +119,21 @@ void Coordinator::RequestLog(int rank, int lines) {
   const std::lock_guard lock(impl_->close_mutex);
   if (impl_->closed) return;
   impl_->loop->Post([state = impl_->state.get(), rank, lines] { state->RequestLog(rank, lines); });
+}
+
+Status Coordinator::Tell(const std::string& message) {
+  nlohmann::json object = nlohmann::json::parse(message, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object() || !object.contains("act") || !object["act"].is_string())
+    return InvalidArgument("what agents are told is a JSON object with a text `act`");
+  object["op"] = "side";
+  std::string text = object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kControlFrameBytes / 2)
+    return InvalidArgument("what agents are told is over 4 MiB");
+  const std::lock_guard lock(impl_->close_mutex);
+  if (impl_->closed) return Status::Ok();
+  impl_->loop->Post(
+      [state = impl_->state.get(), text = std::move(text)] { state->Tell(text); });
+  return Status::Ok();
 }
 
 void Coordinator::Close() { impl_->Close(); }

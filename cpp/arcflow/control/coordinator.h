@@ -31,6 +31,8 @@ struct CoordinatorOptions {
 ///   progress {ranks: [{rank, counters, feeds, rss_bytes}…]}           log {rank, line}
 ///   node {rank, progress}: what a node said                           node_log {rank, lines}
 ///   failed {failure, others}: the verdict, once                       finished {rank, status}
+///   enough {rank, feed}: a node wants no more of a feed    result {rank, data, last}: in pieces,
+///   base64, of a node whose task has left it
 ///   stopped {code, reason}: Stop() was called
 ///   all_finished {status: ok|failed|stopped, reason, failure?, others?,
 ///                 ranks: [{rank, status, metrics, rows}…]}: the last event
@@ -60,6 +62,11 @@ class Coordinator {
   /// Asks the agent of `rank` for the last lines of its node; they come as an event `node_log`
   /// {rank, lines}, or never when that agent is not there. Does not wait.
   void RequestLog(int rank, int lines);
+
+  /// Tells all agents of a run that lives on something, a JSON object with a string `act`
+  /// (docs/formats/control.md, "Side feed"). InvalidArgument for anything else, or when it is too
+  /// large. Does not wait.
+  Status Tell(const std::string& message);
 
   /// Ends the run: agents stop their nodes and leave. The first end of a run counts; later calls do
   /// nothing. Not OK codes only (InvalidArgument otherwise). Does not wait: go on with NextEvent

@@ -44,6 +44,7 @@ struct CoordinatorState::MemberState {
   double clock_offset_s = kUnknownOffset;  // ours minus its; the least that a message showed
   bool done = false;                       // its node returned a result
   bool failed = false;                     // it, or we about it, reported a failure
+  std::size_t result_bytes = 0;            // of its result, told in pieces
   bool left = false;                       // said bye or is lost; its channel is not used any more
   std::optional<Stall> stall;
   std::string status;      // "ok", "failed", "stopped", "lost" once it left

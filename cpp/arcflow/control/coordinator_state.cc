@@ -116,6 +116,9 @@ Status CoordinatorState::Dispatch(MemberState& member, const std::string& op, js
   if (op == "done") return OnDone(member, message);
   if (op == "stalled") return OnStalled(member, message);
   if (op == "lines") return OnLines(member, message);
+  if (op == "claim") return OnClaim(member, message);
+  if (op == "enough") return OnEnough(member, message);
+  if (op == "result") return OnResult(member, message);
   if (op == "bye") {
     OnBye(member, message);
     return Status::Ok();

@@ -16,6 +16,7 @@
 #include "arcflow/base/deadline.h"
 #include "arcflow/base/status.h"
 #include "arcflow/control/barrier_groups.h"
+#include "arcflow/control/claim_book.h"
 #include "arcflow/control/coordinator.h"
 #include "arcflow/control/event_queue.h"
 #include "arcflow/feed/service.h"
@@ -44,6 +45,8 @@ class CoordinatorState {
   void Stop(Code code, const std::string& reason);
   /// The driver wants to see a node's last lines.
   void RequestLog(int rank, int lines);
+  /// The driver of a run that lives on tells all agents something; jobs are noted here.
+  void Tell(const std::string& text);
   /// The coordinator goes away: stops the run if it has no verdict yet and lets every channel drain
   /// and close.
   void End();
@@ -69,6 +72,9 @@ class CoordinatorState {
   Status OnDone(MemberState& member, nlohmann::json& message);
   Status OnStalled(MemberState& member, const nlohmann::json& message);
   Status OnLines(MemberState& member, nlohmann::json& message);
+  Status OnClaim(MemberState& member, const nlohmann::json& message);   // coordinator_side.cc
+  Status OnEnough(MemberState& member, const nlohmann::json& message);  // coordinator_side.cc
+  Status OnResult(MemberState& member, nlohmann::json& message);        // coordinator_side.cc
   void OnBye(MemberState& member, nlohmann::json& message);
   void OnClosed(const PeerPtr& peer, const Status& why);
 
@@ -117,6 +123,7 @@ class CoordinatorState {
   std::map<std::string, std::vector<feed::RankRows>> rows_;
   std::map<std::string, bool> rows_changed_;
   BarrierGroups barrier_;
+  ClaimBook claims_;
   std::vector<Failure> failures_;  // in the order they came, with times of our clock
   Deadline::Clock::time_point asked_who_lives_;
   Verdict verdict_;

@@ -16,6 +16,7 @@
 
 #include "arcflow/base/mapping.h"
 #include "arcflow/control/agent.h"
+#include "arcflow/control/feeder_packets.h"
 #include "arcflow/control/fields.h"
 #include "arcflow/control/packets.h"
 #include "arcflow/control/process.h"
@@ -32,44 +33,11 @@ constexpr std::chrono::seconds kSendTimeout{30};
 constexpr std::chrono::seconds kDeathTimeout{
     2};  // from the end of its socket to the end of its process
 constexpr std::chrono::seconds kDefaultClose{5};
-constexpr std::size_t kMaxDrops = 65536;
 
 struct Request {
   std::string feed;
   std::size_t bytes = 0;
 };
-
-Result<feed::SegmentSource::Grant> GrantFromJson(const json& body) {
-  feed::SegmentSource::Grant grant;
-  std::uint64_t bytes = 0;
-  Fields in(body, "segment");
-  in.Uint64("buffer", &grant.buffer, UINT64_MAX, Need::kRequired)
-      .Uint64("bytes", &bytes, std::uint64_t{1} << 50, Need::kRequired)
-      .Bool("create", &grant.create, Need::kRequired);
-  if (const json* drop = in.Find("drop", Need::kOptional)) {
-    if (!drop->is_array() || drop->size() > kMaxDrops) in.Fail("drop", "is not a list of buffers");
-    for (const json& id : *drop) {
-      if (!id.is_number_unsigned()) {
-        in.Fail("drop", "has an entry that is no buffer");
-        break;
-      }
-      grant.drop.push_back(id.get<std::uint64_t>());
-    }
-  }
-  ARC_TRY(in.status());
-  grant.size_bytes = static_cast<std::size_t>(bytes);
-  return grant;
-}
-
-Status StatusFromJson(const json& body) {
-  std::string code;
-  std::string text;
-  Fields in(body, "refused");
-  in.String("code", &code, kMaxNameBytes, Need::kRequired).Text("message", &text, kMaxTextBytes);
-  ARC_TRY(in.status());
-  const Code number = CodeFromName(code);
-  return Status(number == Code::kOk ? Code::kUnknown : number, text);
-}
 
 }  // namespace
 
@@ -83,6 +51,8 @@ struct FeederLink::Impl {
   std::map<std::string, Grant> granted;  // answered after its caller had gone
   std::optional<Outcome> outcome;
   Status dead;
+  bool detach_asked = false;
+  bool detached = false;
   std::string node_mark;  // in the environment of all that the node started
   std::atomic<pid_t> pid{0};
   std::atomic<pid_t> node_pid{0};
@@ -180,7 +150,7 @@ Status FeederLink::Impl::Receive(Deadline deadline, std::optional<Grant>* grant)
   }
   if (message.op == "refused") {
     outstanding.reset();
-    return StatusFromJson(*message.body);
+    return RefusalFromJson(*message.body);
   }
   if (message.op == "node") {
     std::int64_t number = 0;
@@ -189,6 +159,10 @@ Status FeederLink::Impl::Receive(Deadline deadline, std::optional<Grant>* grant)
     return Status::Ok();
   }
   if (message.op == "outcome") return TakeOutcome(message);
+  if (message.op == "detached") {
+    detached = true;
+    return Status::Ok();
+  }
   return InvalidArgument("unknown packet of the agent: " + CleanText(message.op, 64));
 }
 
@@ -302,8 +276,36 @@ Result<std::optional<Outcome>> FeederLink::WaitOutcome(Deadline deadline) {
   return impl_->outcome;
 }
 
+Result<bool> FeederLink::Detach(Deadline deadline) {
+  const std::lock_guard lock(impl_->mutex);
+  ARC_TRY(impl_->Ready());
+  if (!std::exchange(impl_->detach_asked, true)) ARC_TRY(impl_->Send({{"op", "detach"}}, {}));
+  while (!impl_->detached) {
+    std::optional<Grant> grant;
+    const Status status = impl_->Receive(deadline, &grant);
+    if (status.code() == Code::kDeadlineExceeded) return false;
+    ARC_TRY(status);
+    ARC_TRY(impl_->Ready());
+  }
+  impl_->dead = Unavailable("the agent lives on without this task");
+  impl_->input.reset();
+  impl_->socket.reset();
+  return true;
+}
+
+bool FeederLink::Follow(Deadline deadline) {
+  const std::lock_guard lock(impl_->mutex);
+  if (!impl_->detached || impl_->agent.pid() == 0) return true;
+  const auto end = impl_->agent.Wait(deadline);
+  if (!end) return false;
+  if (!end->ok()) impl_->KillNode();
+  impl_->agent = ChildProcess();
+  return true;
+}
+
 void FeederLink::Impl::Close(Deadline deadline) {
   if (agent.pid() == 0) return;
+  if (detached) return agent.Forget();
   input.reset();
   const auto end = agent.Wait(deadline);
   agent.SignalGroup(SIGKILL);

@@ -124,6 +124,10 @@ void NodeProcess::OnOpen(net::Message& message) {
     callbacks_.on_reader(feed, std::move(message.fds[0]));
     return;
   }
+  if (what == "side" && callbacks_.on_side) {
+    callbacks_.on_side(std::move(message.fds[0]));
+    return;
+  }
   if (what != "control" || control_.valid()) {
     const json answer{
         {"op", "error"},

@@ -54,6 +54,8 @@ class NodeProcess {
   struct Callbacks {
     std::function<void()> on_hello;
     std::function<void(const std::string& feed, Fd socket)> on_reader;
+    /// A session for feeds and requests of a node that lives on (side_server.h).
+    std::function<void(Fd socket)> on_side;
     std::function<void(std::string text)> on_log;
     std::function<void(const nlohmann::json& progress)> on_progress;
     std::function<void(const nlohmann::json& barrier)> on_barrier;

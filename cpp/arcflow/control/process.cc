@@ -199,6 +199,11 @@ void ChildProcess::Release() {
   pid_ = 0;
 }
 
+void ChildProcess::Forget() {
+  pid_ = 0;
+  pidfd_.reset();
+}
+
 std::optional<ExitStatus> ChildProcess::TryWait() {
   if (end_ || pid_ == 0) return end_;
   siginfo_t info{};

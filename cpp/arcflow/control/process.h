@@ -66,6 +66,8 @@ class ChildProcess {
   /// To every process of the group, also after the child itself has ended. No error when there is
   /// none left.
   void SignalGroup(int signal) const;
+  /// Lets the child live on; this object is none afterwards.
+  void Forget();
   /// SIGTERM to the group, SIGKILL when the child is still there at `grace`; then SIGKILL to what
   /// is left of the group. Blocks; the child is reaped afterwards.
   ExitStatus Stop(Deadline grace);

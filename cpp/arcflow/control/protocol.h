@@ -27,6 +27,8 @@ inline constexpr std::size_t kMaxTailLines = 1000;       // lines of a log tail
 inline constexpr std::size_t kMaxTailBytes = 12 * 1024;  // all lines of a log tail in one failure
 inline constexpr std::size_t kMaxBarrierPayloadBytes =
     48 * 1024;  // what one rank brings to a barrier
+inline constexpr std::size_t kMaxToldResultBytes =
+    std::size_t{16} << 20;  // of a node whose task has left it: it goes through the coordinator
 inline constexpr std::size_t kSecretBytes = 32;
 /// The environment variable that tells a node the number of its broker descriptor.
 inline constexpr char kNodeFdVariable[] = "ARCFLOW_NODE_FD";
@@ -182,6 +184,7 @@ struct AgentConfig {
   std::size_t log_tail_lines = 50;  // in a failure
   std::size_t log_report_bytes = 64 * 1024;  // of the last lines that the outcome holds
   std::string log_file;           // where all of the node's output goes as well; "" = nowhere
+  bool side = false;  // may be detached from its feeder, and then takes rows by SideServer
   bool forward_log = false;       // send the node's output to the coordinator line by line
   std::string job_json = "null";  // passed to the node as it is
 

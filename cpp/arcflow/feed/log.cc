@@ -59,6 +59,27 @@ std::uint64_t FeedLog::Close() {
   return last.number;
 }
 
+Status FeedLog::Append(Segment segment) {
+  if (ended_) return InvalidArgument("rows after the end of the feed");
+  if (OpenSegment()) return InvalidArgument("rows of another log while a segment is open");
+  if (segment.rows > kMaxRows - rows_) return InvalidArgument("too many rows");
+  segment.number = base_ + segments_.size();
+  segment.first_row = rows_;
+  segment.closed = true;
+  segment.readers = 0;
+  rows_ += segment.rows;
+  total_bytes_ += segment.bytes;
+  ++live_;
+  closed_.insert(segment.number);
+  if (segment.in_file) {
+    ++in_file_;
+  } else {
+    closed_in_memory_.insert(segment.number);
+  }
+  segments_.push_back(segment);
+  return Status::Ok();
+}
+
 std::optional<std::uint64_t> FeedLog::End() {
   ended_ = true;
   if (!OpenSegment()) return std::nullopt;

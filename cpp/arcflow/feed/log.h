@@ -52,6 +52,9 @@ class FeedLog {
   /// segment is open, and for a row number out of range. Nothing changes then.
   Result<Published> Publish(std::uint64_t buffer, std::size_t bytes, std::uint64_t rows,
                             bool closed);
+  /// Adds a closed segment of another log, with all its rows; number and first row are given anew.
+  /// Errors: as Publish.
+  Status Append(Segment segment);
   /// No more rows. Closes the open segment and returns its number. Idempotent.
   std::optional<std::uint64_t> End();
 
@@ -109,6 +112,8 @@ class FeedLog {
   Segment Drop(std::uint64_t number);
   /// Bytes of segments that no reader has passed: how far the writer is ahead.
   std::uint64_t depth_bytes() const;
+  /// Segments in order, dropped ones among them.
+  const std::deque<Segment>& all() const { return segments_; }
 
  private:
   struct MemoryLease {

@@ -118,8 +118,10 @@ bool FeedService::Impl::OnReaderReadable(int descriptor) {
   Pump();
   if (session->second.reader->alive()) return true;
   LetGo(session->second);
+  Feed& feed = *session->second.feed;
   by_descriptor.erase(found);
   sessions.erase(session);
+  if (feed.removed) Forget(feed);
   return false;
 }
 

@@ -62,6 +62,23 @@ class FeedService {
   /// The session's socket is readable or closed. False: the session has ended, stop polling it.
   bool OnReaderReadable(int descriptor);
 
+  /// Adds a feed after the start. AlreadyExists when there is one of that name.
+  Status AddFeed(const std::string& name, FeedOptions options);
+  /// Forgets a feed and its rows: at once, or when its last reader session ends. Nothing to do for
+  /// one that is not there.
+  void RemoveFeed(const std::string& name);
+  /// No more rows of a feed that has no writer. Idempotent. NotFound.
+  Status EndFeed(const std::string& name);
+  /// All rows of `stage`, which has ended and was never read, become the newest of `target`,
+  /// without a copy. Errors: NotFound; InvalidArgument when `target` has ended.
+  Status Splice(const std::string& stage, const std::string& target);
+  /// Refuses parked and later `acquire`s of one feed.
+  void RefuseFeed(const std::string& name, const Status& why);
+  /// How far its writers are ahead of a feed's readers, in bytes.
+  std::uint64_t DepthBytes(const std::string& name) const;
+  /// When a reader last got rows of the feed; the clock's epoch if none ever did.
+  std::chrono::steady_clock::time_point LastRead(const std::string& name) const;
+
   /// What other ranks have, as the coordinator says; `ranks` has `size` entries (this rank's own
   /// entry is ignored).
   void SetRanks(const std::string& feed, const std::vector<RankRows>& ranks);

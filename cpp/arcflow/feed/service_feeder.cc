@@ -125,7 +125,7 @@ bool FeedService::Impl::OthersWaitForFeeder(const Feed& feed) const {
 /// False: parked.
 bool FeedService::Impl::AnswerAcquire(const ParkedAcquire& request) {
   Feed& feed = *request.feed;
-  Status refused = refusal;
+  Status refused = refusal.ok() ? feed.refusal : refusal;
   std::optional<BufferStore::Grant> grant;
   if (refused.ok()) {
     Result<std::optional<BufferStore::Grant>> result = memory.Acquire(feed, request.bytes);

@@ -33,6 +33,8 @@ class FeedService::Impl final : public ReaderHost {
     std::uint64_t passes_count = 0;
     std::uint64_t acquire_wait_ns = 0;
     std::chrono::steady_clock::time_point last_get;  // for rows that are there
+    Status refusal;        // why acquires of this feed are refused
+    bool removed = false;  // goes with its last session
   };
   struct Session {
     std::unique_ptr<ReaderSession> reader;
@@ -68,6 +70,12 @@ class FeedService::Impl final : public ReaderHost {
   Status Dropped(const Feed& feed, std::uint64_t row) const;
   void PumpSessions();
   void LetGo(Session& session);
+
+  // Feeds that come and go: service_side.cc
+  Status AddFeed(const std::string& name, FeedOptions options);
+  void RemoveFeed(const std::string& name);
+  void Forget(Feed& feed);
+  Status Splice(const std::string& stage, const std::string& target);
 
   /// What follows every change: answers what can be answered.
   void Pump();

@@ -221,6 +221,29 @@ void FeedMemory::Free(const std::vector<std::uint64_t>& orphans) {
   for (const std::uint64_t buffer : orphans) store_.Free(buffer);
 }
 
+void FeedMemory::Add(FeedState& feed) { feeds_[feed.name] = &feed; }
+
+void FeedMemory::Remove(FeedState& feed) {
+  for (const auto& [id, file] : feed.files) gone_files_.push_back(id);
+  feed.files.clear();
+  store_.Remove(feed.name);
+  feeds_.erase(feed.name);
+}
+
+Status FeedMemory::Splice(FeedState& from, FeedState& to) {
+  if (to.log.ended()) return InvalidArgument("feed '" + to.name + "' has ended");
+  for (const Segment& segment : from.log.all()) {
+    if (!segment.dropped) ARC_TRY(to.log.Append(segment));
+  }
+  from.log = FeedLog();
+  from.log.End();
+  store_.Move(from.name, to.name);
+  store_.RetireFeed(to.name);  // no writer has its memory mapped
+  to.files.merge(from.files);
+  to.spilled_bytes += std::exchange(from.spilled_bytes, 0);
+  return Status::Ok();
+}
+
 std::size_t FeedMemory::MaxLeases(const FeedState& feed) const {
   const std::size_t unit = unit_ > 0 ? unit_ : std::max<std::size_t>(store_.budget_bytes() / 8, 1);
   const std::size_t segments = store_.budget_bytes() / unit;

@@ -64,6 +64,14 @@ class FeedMemory {
   void OnEnded(FeedState& feed);
   void Free(const std::vector<std::uint64_t>& orphans);
 
+  /// A feed that came after the start; it must outlive this, or be removed.
+  void Add(FeedState& feed);
+  /// Lets go of all that a feed without leases holds.
+  void Remove(FeedState& feed);
+  /// All segments of `from`, which has ended and has no readers, become the newest of `to`.
+  /// InvalidArgument when `to` has ended; nothing changes then.
+  Status Splice(FeedState& from, FeedState& to);
+
   /// What a reader opened now is told: how many segments it may hold beyond the one it reads.
   std::size_t MaxLeases(const FeedState& feed) const;
 

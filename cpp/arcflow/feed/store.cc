@@ -144,6 +144,24 @@ void BufferStore::RetireFeed(const std::string& feed) {
   for (const std::uint64_t id : free) Destroy(id);
 }
 
+void BufferStore::Move(const std::string& from, const std::string& to) {
+  for (auto& [id, buffer] : buffers_) {
+    if (buffer.feed != from || buffer.state != State::kKept) continue;
+    Leave(buffer);
+    buffer.feed = to;
+    feeds_[to].kept += buffer.bytes;
+  }
+}
+
+void BufferStore::Remove(const std::string& feed) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, buffer] : buffers_) {
+    if (buffer.feed == feed) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) Destroy(id);
+  feeds_.erase(feed);
+}
+
 std::vector<std::uint64_t> BufferStore::TakeDestroyed() { return std::exchange(destroyed_, {}); }
 
 std::vector<std::uint64_t> BufferStore::Granted(const std::string& feed) const {

@@ -63,6 +63,11 @@ class BufferStore {
   /// free. Granted buffers of the feed must have been closed or freed.
   void RetireFeed(const std::string& feed);
 
+  /// The kept buffers of one feed are another's from now on.
+  void Move(const std::string& from, const std::string& to);
+  /// Destroys every buffer of the feed and forgets it.
+  void Remove(const std::string& feed);
+
   /// Ids destroyed since the last call, for readers that may have them mapped.
   std::vector<std::uint64_t> TakeDestroyed();
   /// Ids of the feed's granted buffers.
