@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of SideServer with real sockets: who gets in, which attempts' rows count, and what is left
+// when a task goes away.
+#include "arcflow/control/side_server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <future>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "arcflow/base/mapping.h"
+#include "arcflow/control/control_testing.h"
+#include "arcflow/control/packets.h"
+#include "arcflow/control/side_link.h"
+
+namespace arcflow::control {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+using testing_support::Eventually;
+using testing_support::Secret;
+
+constexpr std::size_t kPage = 4096;
+
+Deadline Patience() { return Deadline::AfterSeconds(testing_support::kPatience_s); }
+
+columnar::Schema OneColumn(const std::string& name = "x") {
+  columnar::Schema schema;
+  schema.columns.push_back({name, columnar::DType::kInt64, columnar::Source::kScalar, {}});
+  return schema;
+}
+
+class SideServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    loop_ = std::move(*net::Loop::Create());
+    ASSERT_TRUE(loop_->StartThread().ok());
+    OnLoop([this] {
+      feed::ServiceOptions options;
+      options.feed_memory_bytes = 64 * kPage;
+      service_ = std::make_unique<feed::FeedService>(
+          options, feed::FeedService::Callbacks{
+                       [this](const json& packet) { server_->Route(packet); }, nullptr});
+      SideServer::Options side;
+      side.run_id = "test";
+      side.secret = Secret();
+      side.jvm_pid = ::getpid();
+      side.feed_memory_bytes = options.feed_memory_bytes;
+      auto server = SideServer::Listen(*loop_, side, *service_,
+                                       {[this](const json& m) { Hear(m); },
+                                        [](const std::string&, const feed::FeedOptions&) {}});
+      ASSERT_TRUE(server.ok()) << server.status().ToString();
+      server_ = std::move(*server);
+    });
+  }
+  void TearDown() override {
+    OnLoop([this] {
+      server_.reset();
+      service_.reset();
+    });
+    loop_->Stop();
+    loop_->Join();
+  }
+
+  template <typename Call>
+  void OnLoop(Call call) {
+    std::promise<void> done;
+    loop_->Post([&] {
+      call();
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+  void Hear(const json& message) {
+    const std::lock_guard lock(mutex_);
+    heard_.push_back(message);
+  }
+  std::vector<json> Heard() {
+    const std::lock_guard lock(mutex_);
+    return heard_;
+  }
+  std::unique_ptr<SideLink> Connect() {
+    auto link = SideLink::Connect(SideAddress("test", ::getpid(), 0), Secret(), Patience());
+    EXPECT_TRUE(link.ok()) << link.status().ToString();
+    return link.ok() ? std::move(*link) : nullptr;
+  }
+  json Answer(SideLink& link) {
+    auto message = link.Receive(Patience());
+    if (!message.ok() || !*message) return {{"op", "closed"}};
+    return *(*message)->body;
+  }
+  json Attach(SideLink& link, int partition, int attempt, const columnar::Schema& schema) {
+    const Fd document = std::move(*DocumentToMemfd("schema", schema.ToJson()));
+    EXPECT_TRUE(link.Send({{"op", "attach"},
+                           {"kind", "feed"},
+                           {"feed", "train"},
+                           {"job", "job"},
+                           {"partition", partition},
+                           {"attempt", attempt}},
+                          {document.get()})
+                    .ok());
+    return Answer(link);
+  }
+  /// An attempt that has sealed `rows` rows (one page at most).
+  std::unique_ptr<SideLink> Sealed(int partition, int attempt, std::size_t rows) {
+    auto link = Connect();
+    const json attached = Attach(*link, partition, attempt, OneColumn());
+    EXPECT_EQ(attached["op"], "attached") << attached;
+    const std::string stage = attached["stage"];
+    auto grant = link->Acquire(stage, kPage, Patience());
+    EXPECT_TRUE(grant.ok()) << grant.status().ToString();
+    Fd memory;
+    EXPECT_TRUE(link->memory().Create(stage, grant->buffer, grant->size_bytes, &memory).ok());
+    EXPECT_TRUE(link->Publish(stage, *grant, rows, true, memory.get()).ok());
+    EXPECT_TRUE(link->Send({{"op", "seal"}}, {}).ok());
+    EXPECT_EQ(Answer(*link)["rows"], rows);
+    return link;
+  }
+  void Decide(int partition, int attempt, bool granted, bool whole = false) {
+    OnLoop([&] {
+      server_->OnCoordinator({{"op", "claim"},
+                              {"job", "job"},
+                              {"partition", partition},
+                              {"attempt", attempt},
+                              {"granted", granted},
+                              {"whole", whole}});
+    });
+  }
+  void Tell(const json& message) {
+    OnLoop([&] { server_->OnCoordinator(message); });
+  }
+  std::uint64_t Rows() {
+    std::uint64_t rows = 0;
+    OnLoop([&] { rows = service_->Local("train").rows; });
+    return rows;
+  }
+  std::uint64_t Bytes() {
+    std::uint64_t bytes = 0;
+    OnLoop([&] { bytes = service_->Stats()["buffers_bytes"]; });
+    return bytes;
+  }
+
+  std::unique_ptr<net::Loop> loop_;
+  std::unique_ptr<feed::FeedService> service_;
+  std::unique_ptr<SideServer> server_;
+  std::mutex mutex_;
+  std::vector<json> heard_;
+};
+
+TEST_F(SideServerTest, WhoDoesNotKnowTheSecretIsNotHeard) {
+  const auto link =
+      SideLink::Connect(SideAddress("test", ::getpid(), 0), std::string(32, 'x'), Patience());
+  EXPECT_EQ(link.status().code(), Code::kUnauthenticated);
+  EXPECT_EQ(
+      SideLink::Connect(SideAddress("other", ::getpid(), 0), Secret(), Patience()).status().code(),
+      Code::kNotFound);
+}
+
+TEST_F(SideServerTest, RowsCountWhenTheClaimIsGranted) {
+  auto link = Sealed(0, 1, 10);
+  EXPECT_EQ(Rows(), 0u);
+  ASSERT_TRUE(link->Send({{"op", "claim"}, {"ranks", {0}}}, {}).ok());
+  ASSERT_TRUE(Eventually([&] { return !Heard().empty(); }));
+  EXPECT_EQ(Heard()[0]["partition"], 0);
+  Decide(0, 1, true);
+  EXPECT_EQ(Answer(*link)["granted"], true);
+  EXPECT_EQ(Rows(), 10u);
+}
+
+TEST_F(SideServerTest, ATaskThatDiesAfterSealingStillCountsAndBeforeItDoesNot) {
+  Sealed(0, 1, 10).reset();
+  Decide(0, 1, true);
+  EXPECT_EQ(Rows(), 10u);
+  auto link = Connect();
+  const std::string stage = Attach(*link, 1, 2, OneColumn())["stage"];
+  ASSERT_TRUE(link->Acquire(stage, kPage, Patience()).ok());
+  EXPECT_EQ(Bytes(), 2 * kPage);
+  link.reset();
+  EXPECT_TRUE(Eventually([&] { return Bytes() == kPage; }));
+  EXPECT_EQ(Rows(), 10u);
+}
+
+TEST_F(SideServerTest, OfTwoAttemptsOneCounts) {
+  auto first = Sealed(0, 1, 10);
+  auto second = Sealed(0, 2, 10);
+  Decide(0, 2, true);
+  Decide(0, 1, false);
+  EXPECT_EQ(Answer(*second)["granted"], true);
+  EXPECT_EQ(Answer(*first)["granted"], false);
+  EXPECT_EQ(Rows(), 10u);
+  EXPECT_EQ(Bytes(), kPage);
+}
+
+TEST_F(SideServerTest, AWholeJobIsPublishedInOrderOrNotAtAll) {
+  auto second = Sealed(1, 1, 20);
+  auto first = Sealed(0, 2, 10);
+  Decide(1, 1, true, true);
+  Decide(0, 2, true, true);
+  EXPECT_EQ(Rows(), 0u);
+  Tell({{"op", "side"}, {"act", "publish"}, {"job", "job"}});
+  EXPECT_EQ(Rows(), 30u);
+  auto late = Sealed(2, 3, 5);
+  Decide(2, 3, true, true);
+  Tell({{"op", "side"}, {"act", "over"}, {"job", "job"}});
+  Tell({{"op", "side"}, {"act", "publish"}, {"job", "job"}});
+  EXPECT_EQ(Rows(), 30u);
+  EXPECT_EQ(Bytes(), 2 * kPage);
+}
+
+TEST_F(SideServerTest, AnotherSchemaIsRefused) {
+  auto first = Connect();
+  EXPECT_EQ(Attach(*first, 0, 1, OneColumn())["op"], "attached");
+  auto second = Connect();
+  const json refused = Attach(*second, 1, 2, OneColumn("y"));
+  EXPECT_EQ(refused["code"], "INVALID_ARGUMENT");
+  EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr("another schema"));
+}
+
+TEST_F(SideServerTest, AnEndedRunTakesNobody) {
+  Tell({{"op", "side"}, {"act", "end_all"}});
+  auto link = Connect();
+  EXPECT_EQ(Attach(*link, 0, 1, OneColumn())["code"], "FAILED_PRECONDITION");
+}
+
+TEST_F(SideServerTest, ANodeThatHasEndedIsEnough) {
+  auto open = Connect();
+  const std::string stage = Attach(*open, 0, 1, OneColumn())["stage"];
+  OnLoop([&] { server_->OnNodeEnd(); });
+  EXPECT_EQ(open->Acquire(stage, kPage, Patience()).status().code(), Code::kCancelled);
+  auto link = Connect();
+  EXPECT_EQ(Attach(*link, 1, 2, OneColumn())["code"], "CANCELLED");
+  ASSERT_FALSE(Heard().empty());
+  EXPECT_EQ(Heard()[0]["op"], "enough");
+}
+
+TEST_F(SideServerTest, ABrokenPacketEndsItsTaskAlone) {
+  auto good = Sealed(0, 1, 10);
+  auto bad = Connect();
+  ASSERT_TRUE(bad->Send({{"op", "claim"}, {"ranks", {0}}}, {}).ok());
+  EXPECT_EQ(Answer(*bad)["op"], "closed");
+  Decide(0, 1, true);
+  EXPECT_EQ(Answer(*good)["granted"], true);
+}
+
+TEST_F(SideServerTest, WithoutAServerARequestIsRefusedAfterItsTime) {
+  auto link = Connect();
+  const Fd document = std::move(*DocumentToMemfd("schema", OneColumn().ToJson()));
+  ASSERT_TRUE(link->Send({{"op", "attach"},
+                          {"kind", "infer"},
+                          {"feed", "infer"},
+                          {"job", "job"},
+                          {"partition", 0},
+                          {"attempt", 1},
+                          {"wait_s", 0.2}},
+                         {document.get()})
+                  .ok());
+  EXPECT_THAT(Answer(*link)["message"].get<std::string>(), HasSubstr("ctx.serve"));
+}
+
+}  // namespace
+}  // namespace arcflow::control
