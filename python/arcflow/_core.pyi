@@ -44,6 +44,9 @@ class Coordinator:
     def request_log(self, rank: int, lines: int) -> None:
         """Ask a node for its last lines; they come as an event ``node_log``."""
 
+    def tell(self, json: str) -> None:
+        """Tell all agents of a run that lives on something: a JSON object with ``act``."""
+
     def close(self) -> None:
         """Tell agents that are still there to stop, and end the thread."""
 
@@ -65,6 +68,15 @@ class AgentLink:
 
     def wait(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The outcome (JSON) and what the node returned; None when it is not there in time."""
+
+    def detach(self, timeout_s: float) -> bool:
+        """Ask the agent to live on without this task; True once its node runs and it does.
+
+        `CancelledError` when there is an outcome instead.
+        """
+
+    def follow(self, timeout_s: float) -> bool:
+        """Wait for the end of a detached agent, reap it and clear up after it; False: not ended yet."""
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the agent, after `timeout_s` by force."""
@@ -150,6 +162,42 @@ class FeedReader:
 
     def cancel(self) -> None:
         """Make a blocked and every later `next` raise `CancelledError`; from any thread."""
+
+class SideLink:
+    """A Spark task's link to an agent that lives on; one stage at a time."""
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        """Connect to an abstract Unix address; `NotFoundError` when nobody listens there."""
+
+    def send(self, json: str, document: str = "") -> None:
+        """Send a packet, with a document beside it if there is one."""
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """The next packet (JSON) and what came with it; None when none came in time."""
+
+    def begin(self, stage: str, schema_json: str, segment_bytes: int) -> None:
+        """Write the rows that follow into a stage."""
+
+    def write(self, batch: _ArrowArray) -> bool:
+        """Append a record batch to the stage; False when the node wants no more rows."""
+
+    def finish(self) -> None:
+        """Close the stage's last segment."""
+
+    def close(self) -> None:
+        """Close the connection and unmap its memory."""
+
+class NodeSession:
+    """A session of a node with its agent, as packets."""
+
+    def __init__(self, broker_fd: int, what: str) -> None:
+        """Open a session."""
+
+    def send(self, json: str, bytes: bytes | None = None) -> None:
+        """Send a packet, with bytes beside it (in a memfd) if there are any."""
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """The next packet (JSON) and what came with it; None when none came in time."""
 
 def hdfs_read(uri: str, max_bytes: int) -> bytes:
     """The bytes of a file at an ``hdfs://`` path; see `arcflow.files`."""
