@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes that live on: trained by several jobs and a stream, asked while they train, stopped at the end.
 
-    .venv/bin/python examples/live_nodes.py --master 'local[4]'
+.venv/bin/python examples/live_nodes.py --master 'local[4]'
 """
 
 from __future__ import annotations

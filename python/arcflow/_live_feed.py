@@ -65,7 +65,9 @@ def to_frame(spark: Any, data: Any, schema: Any, what: str) -> Any:
         return data
     is_rdd = type(data).__module__.startswith(("pyspark.core.rdd", "pyspark.rdd"))
     if not is_rdd or _job.is_connect(spark):
-        through = " through Spark Connect, which has no RDDs" if _job.is_connect(spark) else " or RDD"
+        through = (
+            " through Spark Connect, which has no RDDs" if _job.is_connect(spark) else " or RDD"
+        )
         raise InvalidArgumentError(
             f"{what}() takes a DataFrame{through}, not {type(data).__name__}: make one by "
             "spark.createDataFrame"

@@ -31,8 +31,8 @@ def leave(plan: _task.Plan, config: dict[str, Any]) -> tuple[dict[str, Any], byt
             pass
         detached = True
     except errors.CancelledError:  # it has ended already
-        outcome, result = link.wait(_WAIT_S)
-        return json.loads(outcome), bytes(result)
+        ended = link.wait(_WAIT_S) or ("{}", b"")
+        return json.loads(ended[0]), bytes(ended[1])
     except errors.ArcflowError as error:
         return {"status": "failed", "failure": _task._agent_lost(config, error, watch)}, b""
     finally:

@@ -51,9 +51,7 @@ class LiveNode:
             output rows, any number of times, before the next block is asked for.
         """
         self._check_live("requests")
-        return Requests(
-            self._broker_fd, batch_size, lambda: self.busy("waiting for requests")
-        )
+        return Requests(self._broker_fd, batch_size, lambda: self.busy("waiting for requests"))
 
     def serve(self, fn: Callable[[dict[str, Any]], Any], batch_size: int | None = None) -> int:
         """Answer the driver's `infer` with ``fn(columns)`` until it stops the run.
@@ -135,7 +133,7 @@ class Requests(Iterator["Block"]):
             self._reader = None
 
     def _settle(self) -> None:
-        """What was not answered is answered with nothing: a block may have no outputs."""
+        """Leave the block at hand: what was not answered has no outputs."""
         if self._block is not None:
             self._block.over = True
             self._block = None
@@ -230,7 +228,9 @@ def to_arrow(values: Any) -> Any:
         columns = {str(name): _column(value, str(name)) for name, value in values.items()}
         if len({len(column) for column in columns.values()}) > 1:
             lengths = {name: len(column) for name, column in columns.items()}
-            raise InvalidArgumentError(f"the columns of an answer have different lengths: {lengths}")
+            raise InvalidArgumentError(
+                f"the columns of an answer have different lengths: {lengths}"
+            )
         return pa.table(columns)
     if isinstance(values, Sequence) and all(isinstance(row, Mapping) for row in values):
         return pa.Table.from_pylist([dict(row) for row in values])

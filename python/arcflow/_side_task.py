@@ -86,7 +86,8 @@ def _feed(plan: SidePlan, who: dict[str, int], batches: Iterable[Any]) -> tuple[
         if not stages:
             return 0, False, True
         stages[0].claim([stage.rank for stage in stages])
-        counted = all([stage.decided() for stage in stages])
+        decisions = [stage.decided() for stage in stages]  # all agents have the rows then
+        counted = all(decisions)
         return sum(stage.rows for stage in stages) if counted else 0, counted, False
 
 
@@ -241,9 +242,7 @@ def infer(plan: SidePlan, batches: Iterable[Any], spark_schema: Any) -> Iterator
                 yield from _ask(plan, link, batch, schema, spark_schema)
 
 
-def _ask(
-    plan: SidePlan, link: Any, batch: Any, schema: str, spark_schema: Any
-) -> Iterator[Any]:
+def _ask(plan: SidePlan, link: Any, batch: Any, schema: str, spark_schema: Any) -> Iterator[Any]:
     import pyarrow as pa
 
     link.send('{"op": "block"}')

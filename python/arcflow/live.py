@@ -14,7 +14,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import _beside, _executor, _job, _live_feed, _live_stream, _run, _side_task, _spark_errors, _task, errors
+from . import (
+    _beside,
+    _executor,
+    _job,
+    _live_feed,
+    _live_stream,
+    _run,
+    _side_task,
+    _spark_errors,
+    _task,
+    errors,
+)
 from .progress import Progress
 
 _POLL_S = 0.1
@@ -86,9 +97,7 @@ class Running(_run.Run):
             self._spark, frame, _job.make_task(plan), f"arcflow-{self.run_id}-1"
         )
         self._beside = _beside.NodesBeside(plan, advertise)  # none
-        self._progress = self._stack.enter_context(
-            Progress(self._size, [], self._options.progress)
-        )
+        self._progress = self._stack.enter_context(Progress(self._size, [], self._options.progress))
         outcomes = self._see_through()
         self._agents = [
             {"rank": one.rank, "jvm_pid": one.outcome["jvm_pid"], "host": one.outcome["host"]}
@@ -193,7 +202,9 @@ class Running(_run.Run):
         self._streams.append(_live_stream.start(self, stream, name, checkpoint, trigger))
         return self._streams[-1]
 
-    def infer(self, data: Any, schema: Any, *, timeout: float = 60.0, rows_schema: Any = None) -> Any:
+    def infer(
+        self, data: Any, schema: Any, *, timeout: float = 60.0, rows_schema: Any = None
+    ) -> Any:
         """Let the nodes answer rows: what their `ctx.serve` or `ctx.requests` give, in order.
 
         The answers are computed before this returns and kept by Spark (memory and disk of the
@@ -437,9 +448,7 @@ def start(cluster: Any, fn: Callable[[Any], Any], args: Any = None) -> Running:
     from .cluster import pickled
 
     _live_feed.check_cluster(cluster)
-    running = Running(
-        cluster.spark, cluster._roles, cluster._options, [], pickled(fn, args)
-    )
+    running = Running(cluster.spark, cluster._roles, cluster._options, [], pickled(fn, args))
     running.logs = cluster._logs
     running._begin()
     return running

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
 import time
@@ -54,6 +56,11 @@ def read_all(ctx):
     return ids
 
 
+def feed_for_ever(cluster, rows):
+    for _ in range(1000):
+        cluster.feed(rows)
+
+
 def ids_of(result):
     return sorted(i for value in result.values for i in value)
 
@@ -76,7 +83,7 @@ class TestFeed:
         def both(ctx):
             a = [c["id"].tolist() for c, _ in ctx.reader("a", 1000, remainder="partial")]
             b = [c["id"].tolist() for c, _ in ctx.reader("b", 1000, remainder="partial")]
-            return sum(a, []), sum(b, [])
+            return functools.reduce(operator.iadd, a, []), functools.reduce(operator.iadd, b, [])
 
         two.start(both)
         two.feed(session.range(10), "a")
@@ -90,10 +97,12 @@ class TestFeed:
         assert sorted(i for _, b in values for i in b) == list(range(10, 40))
 
     def test_an_rdd_is_fed(self, session, one):
-        one.start(lambda ctx: [c["y"].tolist() for c, _ in ctx.reader("train", 99, remainder="partial")])
+        one.start(
+            lambda ctx: [c["y"].tolist() for c, _ in ctx.reader("train", 99, remainder="partial")]
+        )
         rdd = session.sparkContext.parallelize([(1.5, 1), (2.5, 2), (3.5, 3)], 2)
         assert one.feed(rdd, schema="x double, y long").rows == 3
-        assert sorted(sum(one.stop().values[0], [])) == [1, 2, 3]
+        assert sorted(functools.reduce(operator.iadd, one.stop().values[0], [])) == [1, 2, 3]
 
     def test_more_rows_than_memory_wait_on_disk_until_the_node_reads(self, session, one):
         def late(ctx):
@@ -101,12 +110,14 @@ class TestFeed:
 
             time.sleep(3)
             total = 0
-            for columns, padding in ctx.reader("train", 256, remainder="partial"):
+            for columns, _padding in ctx.reader("train", 256, remainder="partial"):
                 total += int(columns["id"].sum())
                 assert columns["blob"].shape[1] == 16384
             return total
 
-        rows = session.range(0, 4000, 1, 4).selectExpr("id", "cast(repeat('x', 65536) as binary) as blob")
+        rows = session.range(0, 4000, 1, 4).selectExpr(
+            "id", "cast(repeat('x', 65536) as binary) as blob"
+        )
         one.start(late)
         feed = Feed(rows, raw={"blob": ("float32", (16384,))}, cache="none")
         assert one.feed(feed).rows == 4000  # 256 MiB through 32
@@ -114,11 +125,12 @@ class TestFeed:
         assert result.values == [sum(range(4000))]
         assert result.metrics["nodes"][0]["feed"]["peak_buffers_bytes"] <= 32 << 20
 
-    def test_a_node_that_has_enough_ends_the_job_and_rows_are_not_read(self, session, two, tmp_path):
+    def test_a_node_that_has_enough_ends_the_job_and_rows_are_not_read(
+        self, session, two, tmp_path
+    ):
         def some(ctx):
-            for columns, padding in ctx.reader("train", 10, remainder="partial"):
-                ctx.enough("train")
-                break
+            columns, _ = next(ctx.reader("train", 10, remainder="partial"))
+            ctx.enough("train")
             return len(columns["id"])
 
         seen = str(tmp_path)
@@ -130,20 +142,22 @@ class TestFeed:
 
             for batch in batches:
                 open(os.path.join(seen, uuid.uuid4().hex), "w").close()
-                time.sleep(0.5)
+                time.sleep(0.2)
                 yield batch
 
         session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "10")
         try:
-            rows = session.range(0, 40000, 1, 200).mapInArrow(slow, "id long")
+            rows = session.range(0, 10000, 1, 200).mapInArrow(slow, "id long")
             two.start(some)
             began = time.monotonic()
             fed = two.feed(Feed(rows, probe=False, cache="none"))
         finally:
             session.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
         assert fed.enough
-        assert len(os.listdir(seen)) < 2000, f"of 4000 batches, after {time.monotonic() - began} s"
-        again = two.feed(Feed(rows, probe=False, cache="none")) if not two._live._all_finished else fed
+        assert len(os.listdir(seen)) < 500, f"of 1000 batches, after {time.monotonic() - began} s"
+        again = (
+            two.feed(Feed(rows, probe=False, cache="none")) if not two._live._all_finished else fed
+        )
         assert again.enough
         assert len(two.stop().values) == 2
 
@@ -226,7 +240,8 @@ class TestInfer:
         result = two.stop()
         assert [row.id for row in answers.collect()] == list(range(5000))
         assert all(row.y == 2 * row.id for row in answers.collect())
-        assert again.columns == ["y", "id"] and again.count() == 10
+        assert again.columns == ["y", "id"]
+        assert again.count() == 10
         assert sum(result.values) == 5010
 
     def test_a_block_may_have_any_number_of_outputs(self, session, one):
@@ -270,9 +285,13 @@ class TestInfer:
     def test_wrong_answers_are_told(self, session, one):
         one.start(double)
         rows = numbered(session, 0, 5)
-        with pytest.raises(errors.InvalidArgumentError, match="names column 'z', but the node answered"):
+        with pytest.raises(
+            errors.InvalidArgumentError, match="names column 'z', but the node answered"
+        ):
             one.infer(rows, "z float")
-        with pytest.raises(errors.InvalidArgumentError, match="had the columns id int64, x float32"):
+        with pytest.raises(
+            errors.InvalidArgumentError, match="had the columns id int64, x float32"
+        ):
             one.infer(session.range(3), "id bigint")
         one.stop()
 
@@ -326,27 +345,28 @@ class TestRefusals:
         one.stop()
 
     def test_clusters_that_cannot_live_on(self, session):
-        with Cluster(session, size=1, max_restarts=1, progress=False) as cluster:
-            with pytest.raises(errors.UnimplementedError, match="max_restarts"):
-                cluster.start(read_all)
+        cluster = Cluster(session, size=1, max_restarts=1, progress=False)
+        with pytest.raises(errors.UnimplementedError, match="max_restarts"):
+            cluster.start(read_all)
 
     def test_methods_of_live_nodes_in_a_run(self, one):
-        with pytest.raises(errors.NodeFailedError, match=r"ctx\.serve\(\) is for nodes of cluster\.start"):
+        with pytest.raises(
+            errors.NodeFailedError, match=r"ctx\.serve\(\) is for nodes of cluster\.start"
+        ):
             one.run(lambda ctx: ctx.serve(print))
 
 
 class TestFailure:
     def test_an_exception_surfaces_from_the_feed_at_hand(self, session, two):
         def breaks(ctx):
-            for columns, _ in ctx.reader("train", 10, remainder="partial"):
+            for _columns, _ in ctx.reader("train", 10, remainder="partial"):
                 if ctx.rank == 1:
                     raise ValueError("no luck")
 
         two.start(breaks)
         rows = numbered(session, 0, 1000)
         with pytest.raises(errors.NodeFailedError, match="no luck") as caught:
-            for _ in range(100):
-                two.feed(rows)
+            feed_for_ever(two, rows)
         assert caught.value.rank == 1
         with pytest.raises(errors.NodeFailedError, match="no luck"):
             two.stop()
@@ -401,18 +421,23 @@ class TestFailure:
 
 
 class TestStreams:
-    def test_every_micro_batch_is_fed_once_although_one_is_tried_twice(self, session, two, tmp_path):
+    def test_every_micro_batch_is_fed_once_although_one_is_tried_twice(
+        self, session, two, tmp_path
+    ):
         source, state = tmp_path / "in", str(tmp_path / "state")
         for number in range(3):
-            numbered(session, number * 100, number * 100 + 100, 2).write.mode("append").parquet(str(source))
+            numbered(session, number * 100, number * 100 + 100, 2).write.mode("append").parquet(
+                str(source)
+            )
 
-        files = session.readStream.schema("id long, x array<float>").option("maxFilesPerTrigger", 2)
+        files = session.readStream.schema("id long, x array<float>").option("maxFilesPerTrigger", 3)
         rows = files.parquet(str(source))
         two.start(read_all)
         trigger = {"availableNow": True}
         stream = two.feed_stream(rows, checkpoint=state, trigger=trigger)
         assert stream.wait(120)
-        assert stream.rows == 300 and len(stream.batches) == 3
+        assert stream.rows == 300
+        assert len(stream.batches) == 2
         # Spark forgets that the last batch was done: it is offered again, and not fed again.
         commits = sorted((tmp_path / "state" / "commits").glob("[0-9]*"))
         commits[-1].unlink()
@@ -451,7 +476,11 @@ class TestStreams:
 
     def test_a_running_stream_ends_with_the_run(self, session, one):
         rate = session.readStream.format("rate").option("rowsPerSecond", 50).load()
-        one.start(lambda ctx: sum(len(c["value"]) for c, _ in ctx.reader("train", 10, remainder="partial")))
+        one.start(
+            lambda ctx: sum(
+                len(c["value"]) for c, _ in ctx.reader("train", 10, remainder="partial")
+            )
+        )
         stream = one.feed_stream(rate.select("value"))
         spark_testing.wait_for(lambda: stream.rows >= 20, 60, "rows of a stream")
         rows = one.stop().values[0]

@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 import spark_testing
 from spark_testing import on
-from test_live import double, ids_of, numbered, read_all
+from test_live import double, feed_for_ever, ids_of, numbered, read_all
 
 from arcflow import Cluster, errors
 
@@ -44,7 +44,9 @@ def test_spark_connect_feeds_and_asks(spark):
         answers = cluster.infer(spark.range(0, 50, 1, 3), "twice bigint")
         with pytest.raises(errors.UnimplementedError, match="Spark Classic only"):
             cluster.feed_stream(spark.readStream.format("rate").load())
-        with pytest.raises(errors.InvalidArgumentError, match="through Spark Connect, which has no RDDs"):
+        with pytest.raises(
+            errors.InvalidArgumentError, match="through Spark Connect, which has no RDDs"
+        ):
             cluster.feed([1, 2])
         assert ids_of(cluster.stop()) == list(range(300))
         assert [row.twice for row in answers.collect()] == [2 * i for i in range(50)]
@@ -86,8 +88,7 @@ class TestOneCore:
             }[victim]()
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(errors.NodeFailedError) as caught:
-                for _ in range(200):
-                    cluster.feed(numbered(session, 0, 10))
+                feed_for_ever(cluster, numbered(session, 0, 10))
             assert caught.value.failure["cause"] in ("signal", "agent lost", "executor lost")
             spark_testing.wait_for(gone, 30, "end of all agents and nodes")
 
@@ -134,7 +135,13 @@ def test_a_killed_driver_leaves_nothing_behind(master, tmp_path):
         driver.kill()
         driver.wait()
         spark_testing.wait_for(
-            lambda: not [p for p, c in spark_testing.marked_processes().items() if p != os.getpid() and "java" in c],
+            lambda: (
+                not [
+                    p
+                    for p, c in spark_testing.marked_processes().items()
+                    if p != os.getpid() and "java" in c
+                ]
+            ),
             60,
             "end of Spark",
         )

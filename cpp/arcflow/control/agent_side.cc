@@ -36,7 +36,8 @@ Status Agent::StartSide() {
     config_.feeds[name] = feed;  // beats tell its rows from now on
     ScheduleBeat(/*now=*/true);
   };
-  ARC_ASSIGN(side_, SideServer::Listen(*loop_, std::move(options), *service_, std::move(callbacks)));
+  ARC_ASSIGN(side_,
+             SideServer::Listen(*loop_, std::move(options), *service_, std::move(callbacks)));
   return Status::Ok();
 }
 

@@ -131,8 +131,7 @@ Status Coordinator::Tell(const std::string& message) {
     return InvalidArgument("what agents are told is over 4 MiB");
   const std::lock_guard lock(impl_->close_mutex);
   if (impl_->closed) return Status::Ok();
-  impl_->loop->Post(
-      [state = impl_->state.get(), text = std::move(text)] { state->Tell(text); });
+  impl_->loop->Post([state = impl_->state.get(), text = std::move(text)] { state->Tell(text); });
   return Status::Ok();
 }
 

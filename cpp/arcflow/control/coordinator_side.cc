@@ -86,10 +86,9 @@ Status CoordinatorState::OnResult(MemberState& member, json& message) {
   member.result_bytes += data.size();
   if (member.result_bytes > 2 * kMaxToldResultBytes)
     return InvalidArgument("the result of a node is too large");
-  Emit(EventQueue::Kind::kPlain, {{"event", "result"},
-                                  {"rank", member.join.rank},
-                                  {"data", std::move(data)},
-                                  {"last", last}});
+  Emit(
+      EventQueue::Kind::kPlain,
+      {{"event", "result"}, {"rank", member.join.rank}, {"data", std::move(data)}, {"last", last}});
   return Status::Ok();
 }
 

@@ -183,9 +183,9 @@ struct AgentConfig {
   double exit_timeout_s = 30;       // how long a node may take to exit after its result
   std::size_t log_tail_lines = 50;  // in a failure
   std::size_t log_report_bytes = 64 * 1024;  // of the last lines that the outcome holds
-  std::string log_file;           // where all of the node's output goes as well; "" = nowhere
-  bool side = false;  // may be detached from its feeder, and then takes rows by SideServer
-  bool forward_log = false;       // send the node's output to the coordinator line by line
+  std::string log_file;      // where all of the node's output goes as well; "" = nowhere
+  bool side = false;         // may be detached from its feeder, and then takes rows by SideServer
+  bool forward_log = false;  // send the node's output to the coordinator line by line
   std::string job_json = "null";  // passed to the node as it is
 
   /// InvalidArgument that names the field for a missing, unknown-typed or out-of-range one.

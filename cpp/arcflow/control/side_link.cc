@@ -83,16 +83,15 @@ Result<std::unique_ptr<SideLink>> SideLink::Connect(const std::string& name,
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return Status::FromErrno(errno, "socket");
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    if (errno == ECONNREFUSED || errno == ENOENT)
-      return NotFound("no agent listens at @" + name);
+    if (errno == ECONNREFUSED || errno == ENOENT) return NotFound("no agent listens at @" + name);
     return Status::FromErrno(errno, "connecting to @" + name);
   }
   ARC_TRY(Prove(socket.get(), secret, deadline));
   return std::unique_ptr<SideLink>(new SideLink(std::move(socket)));
 }
 
-Result<feed::SegmentSource::Grant> SideLink::Acquire(const std::string& feed,
-                                                     std::size_t min_bytes, Deadline deadline) {
+Result<feed::SegmentSource::Grant> SideLink::Acquire(const std::string& feed, std::size_t min_bytes,
+                                                     Deadline deadline) {
   if (!asked_) {
     ARC_TRY(Send({{"op", "acquire"}, {"feed", feed}, {"bytes", min_bytes}}, {}));
     asked_ = true;

@@ -209,11 +209,9 @@ void SideServer::Admit() {
 
 Status SideServer::OnRows(Client& client, net::Message& message) {
   const auto feed = message.body->find("feed");
-  if (feed == message.body->end() || !feed->is_string())
-    return InvalidArgument("rows of no feed");
+  if (feed == message.body->end() || !feed->is_string()) return InvalidArgument("rows of no feed");
   if (client.stage.empty() || *feed != client.stage || client.sealed) {
-    if (message.op == "acquire")
-      Refuse(client, Cancelled("this attempt does not count any more"));
+    if (message.op == "acquire") Refuse(client, Cancelled("this attempt does not count any more"));
     return Status::Ok();
   }
   return service_.OnFeederPacket(*message.body, std::move(message.fds));

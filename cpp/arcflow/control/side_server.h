@@ -25,10 +25,10 @@ namespace arcflow::control {
 /// The abstract Unix address of an agent: nothing of it is in any file system.
 std::string SideAddress(const std::string& run_id, std::int64_t jvm_pid, int rank);
 
-/// Connections of feeding tasks, their stages, and the node's side sessions. docs/design/side-feed.md
-/// has the picture, docs/formats/control.md the packets.
-/// Threads: the loop's. Never blocks, but for a short time on a peer whose queue is full. Lifetime:
-/// `service` must outlive it.
+/// Connections of feeding tasks, their stages, and the node's side sessions.
+/// docs/design/side-feed.md has the picture, docs/formats/control.md the packets. Threads: the
+/// loop's. Never blocks, but for a short time on a peer whose queue is full. Lifetime: `service`
+/// must outlive it.
 class SideServer {
  public:
   struct Options {
@@ -155,7 +155,7 @@ class SideServer {
   };
   std::deque<Request> requests_;  // not handed to the node yet
   std::optional<Request> serving_;
-  bool ending_ = false;      // no more rows; what was asked is still answered
+  bool ending_ = false;  // no more rows; what was asked is still answered
   bool node_ended_ = false;
   bool closed_ = false;
 };

@@ -29,11 +29,12 @@ void SendTo(const Fd& socket, const json& packet, const std::vector<int>& fds = 
 
 /// Starts the stage of an inferring task's next block.
 Status SideServer::OnBlock(Client& client) {
-  if (!client.infers || !client.stage.empty()) return InvalidArgument("block before the last ended");
+  if (!client.infers || !client.stage.empty())
+    return InvalidArgument("block before the last ended");
   const auto id = std::find_if(clients_.begin(), clients_.end(),
                                [&](const auto& entry) { return &entry.second == &client; });
-  const std::string stage = client.target + " (" + client.job + ", block " +
-                            std::to_string(next_stage_++) + ")";
+  const std::string stage =
+      client.target + " (" + client.job + ", block " + std::to_string(next_stage_++) + ")";
   feed::FeedOptions options = client.feed;
   options.cache = feed::Cache::kAuto;
   ARC_TRY(service_.AddFeed(stage, std::move(options)));
@@ -67,9 +68,9 @@ void SideServer::NextRequest() {
   }
   serving_ = requests_.front();
   requests_.pop_front();
-  SendTo(session->second.socket, {{"op", "serve"},
-                                  {"feed", serving_->stage},
-                                  {"rows", service_.Local(serving_->stage).rows}});
+  SendTo(
+      session->second.socket,
+      {{"op", "serve"}, {"feed", serving_->stage}, {"rows", service_.Local(serving_->stage).rows}});
 }
 
 void SideServer::AddSession(Fd socket) {
@@ -105,7 +106,8 @@ void SideServer::OnNodePacket(int id, Session& session, net::Message& message) {
   std::string feed;
   Fields in(*message.body, "side session");
   in.String("feed", &feed, 2 * kMaxNameBytes, Need::kOptional);
-  if (!in.ok()) return Log(LogLevel::kWarning, "a node broke the protocol: " + in.status().ToString());
+  if (!in.ok())
+    return Log(LogLevel::kWarning, "a node broke the protocol: " + in.status().ToString());
   if (message.op == "await") {
     if (targets_.contains(feed)) return TellFeed(session, feed);
     session.awaits = feed;

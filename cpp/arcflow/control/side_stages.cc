@@ -66,9 +66,9 @@ void SideServer::AdmitOne(Client& client) {
       return Send(client, {{"op", "attached"}, {"stage", ""}});
     }
     if (std::chrono::steady_clock::now() < client.deadline) return;
-    return Refuse(client, FailedPrecondition(
-                              "the node serves no requests: call ctx.serve(fn), or loop over "
-                              "ctx.requests(), in the function that start() runs"));
+    return Refuse(
+        client, FailedPrecondition("the node serves no requests: call ctx.serve(fn), or loop over "
+                                   "ctx.requests(), in the function that start() runs"));
   }
   if (Status status = OpenTarget(client.target, client.feed); !status.ok())
     return Refuse(client, status);
@@ -124,7 +124,8 @@ void SideServer::OnClaimAnswer(const json& message) {
       .Int64("attempt", &attempt, 0, INT64_MAX, Need::kRequired)
       .Bool("granted", &granted, Need::kRequired)
       .Bool("whole", &whole, Need::kRequired);
-  if (!in.ok()) return Log(LogLevel::kError, "a claim's answer is broken: " + in.status().ToString());
+  if (!in.ok())
+    return Log(LogLevel::kError, "a claim's answer is broken: " + in.status().ToString());
   const auto same = [&](const auto& each) {
     return each.job == job && each.partition == partition && each.attempt == attempt;
   };

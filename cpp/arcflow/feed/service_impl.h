@@ -33,8 +33,8 @@ class FeedService::Impl final : public ReaderHost {
     std::uint64_t passes_count = 0;
     std::uint64_t acquire_wait_ns = 0;
     std::chrono::steady_clock::time_point last_get;  // for rows that are there
-    Status refusal;        // why acquires of this feed are refused
-    bool removed = false;  // goes with its last session
+    Status refusal;                                  // why acquires of this feed are refused
+    bool removed = false;                            // goes with its last session
   };
   struct Session {
     std::unique_ptr<ReaderSession> reader;
