@@ -7,11 +7,11 @@ import dataclasses
 import threading
 from typing import Any
 
-from . import _job, _logs
+from . import _job, files
 from .errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from .feed import Feed, PlannedFeed
 
-_LIST_DYNAMIC = "spark.dynamicAllocation.enabled"
+_DYNAMIC = "spark.dynamicAllocation.enabled"
 
 
 def check_cluster(cluster: Any) -> None:
@@ -37,15 +37,15 @@ def check_cluster(cluster: Any) -> None:
             "start() cannot hold executors of a resource profile, which Spark gives back when the "
             "starting job ends: leave profile out and size the executors of the application"
         )
-    if options.log_dir is not None and _logs.is_remote(options.log_dir):
+    if options.log_dir is not None and files.is_hdfs(options.log_dir):
         raise UnimplementedError(
-            f"log_dir={options.log_dir!r} of start() must be a folder that the executors can write to "
-            "as files"
+            f"log_dir={options.log_dir!r}: nodes of start() write to a folder that they see as files (a "
+            "shared mount, or a local one on each host), not to HDFS"
         )
-    if str(cluster.spark.conf.get(_LIST_DYNAMIC, "false")).lower() == "true":
+    if str(cluster.spark.conf.get(_DYNAMIC, "false")).lower() == "true":
         raise FailedPreconditionError(
             "dynamic allocation takes executors away that run no task, and the nodes of start() with "
-            f"them: set {_LIST_DYNAMIC}=false and a fixed number of executors"
+            f"them: set {_DYNAMIC}=false and a fixed number of executors"
         )
 
 

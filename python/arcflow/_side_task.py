@@ -56,7 +56,8 @@ def feed(plan: SidePlan, batches: Iterable[Any]) -> Iterator[Any]:
 
     context = TaskContext.get()
     who = {"partition": context.partitionId(), "attempt": context.taskAttemptId()}
-    rows, counted, enough = _feed(plan, who, batches)
+    with _told():
+        rows, counted, enough = _feed(plan, who, batches)
     yield pa.RecordBatch.from_pydict(
         {
             "partition": pa.array([who["partition"]], pa.int64()),
@@ -89,6 +90,17 @@ def _feed(plan: SidePlan, who: dict[str, int], batches: Iterable[Any]) -> tuple[
         decisions = [stage.decided() for stage in stages]  # all agents have the rows then
         counted = all(decisions)
         return sum(stage.rows for stage in stages) if counted else 0, counted, False
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Let the driver recognise what went wrong here in what Spark says about the job."""
+    try:
+        yield
+    except errors.ArcflowError as error:
+        if _task.recognise(error.message):
+            raise
+        raise _task.refuse(error.code, error.message) from error
 
 
 def _deal(stages: list[_Stage], batch: Any, turn: int) -> list[_Stage]:
@@ -223,6 +235,7 @@ def infer(plan: SidePlan, batches: Iterable[Any], spark_schema: Any) -> Iterator
 
     context = TaskContext.get()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_told())
         links = _links(plan, stack)
         _, link = links[context.partitionId() % len(links)]
         header = {

@@ -324,8 +324,11 @@ class TestRefusals:
         with pytest.raises(errors.InvalidArgumentError, match="now has id int64: a feed keeps"):
             one.feed(session.range(3))
         wider = session.range(3).selectExpr("id", "array(1f, 2f, 3f) as x")
-        with pytest.raises(errors.ArcflowError, match="3"):
+        with pytest.raises(errors.InvalidArgumentError, match="column 'x'"):
             one.feed(wider)
+        nulls = session.range(1).selectExpr("cast(null as bigint) as id", "array(1f, 2f) as x")
+        with pytest.raises(errors.InvalidArgumentError, match="column 'id': 1 null"):
+            one.feed(nulls)
         assert one.stop().values == [[0, 1, 2]]
 
     def test_what_cannot_be_fed(self, session, one):
