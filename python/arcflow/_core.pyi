@@ -70,7 +70,7 @@ class AgentLink:
         """The outcome (JSON) and what the node returned; None when it is not there in time."""
 
     def detach(self, timeout_s: float) -> bool:
-        """Ask the agent to live on without this task; True once its node runs and it does.
+        """Wait until an agent with ``side`` runs its node and lives on without this task; True then.
 
         `CancelledError` when there is an outcome instead.
         """

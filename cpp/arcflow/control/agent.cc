@@ -133,7 +133,6 @@ bool Agent::OnFeederPacket() {
 void Agent::HandleFeederPacket(net::Message& message) {
   if (phase_ == Phase::kConfig) return OnConfig(message);
   if (message.op == "abort") return OnAbort(*message.body);
-  if (message.op == "detach") return OnDetach();
   if (!service_) {  // the outcome is out, or there never was a run
     if (message.op == "acquire") {
       SendToFeeder({{"op", "refused"},
@@ -316,7 +315,7 @@ void Agent::OnStart(std::vector<Member> cluster) {
     failure.message = std::string(status.message());
     return Fail(std::move(failure), kAtOnce_s);
   }
-  if (detach_asked_) Detach();
+  if (config_.side) Detach();
 }
 
 std::string Agent::NodeConfig(const std::vector<Member>& cluster) const {

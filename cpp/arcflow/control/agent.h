@@ -69,7 +69,6 @@ class Agent {
   void SendToFeeder(const nlohmann::json& packet, const std::vector<int>& fds);
   void SendOutcome();
   Status StartSide();  // agent_side.cc, as all below
-  void OnDetach();
   void Detach();
   bool TellResult();
 
@@ -149,7 +148,6 @@ class Agent {
   Fd result_;
   bool session_lost_ = false;
   bool feeder_gone_ = false;
-  bool detach_asked_ = false;
   bool detached_ = false;  // nothing that the feeder does matters any more
   bool done_sent_ = false;
   bool verdict_timed_out_ = false;

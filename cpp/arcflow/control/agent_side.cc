@@ -41,11 +41,6 @@ Status Agent::StartSide() {
   return Status::Ok();
 }
 
-void Agent::OnDetach() {
-  if (!side_ || std::exchange(detach_asked_, true)) return;
-  if (phase_ == Phase::kRunning && node_) Detach();
-}
-
 /// From here on the executor's JVM, the coordinator and the node are what this agent lives for.
 void Agent::Detach() {
   SendToFeeder({{"op", "detached"}}, {});

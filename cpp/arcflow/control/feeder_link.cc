@@ -51,7 +51,6 @@ struct FeederLink::Impl {
   std::map<std::string, Grant> granted;  // answered after its caller had gone
   std::optional<Outcome> outcome;
   Status dead;
-  bool detach_asked = false;
   bool detached = false;
   std::string node_mark;  // in the environment of all that the node started
   std::atomic<pid_t> pid{0};
@@ -279,7 +278,6 @@ Result<std::optional<Outcome>> FeederLink::WaitOutcome(Deadline deadline) {
 Result<bool> FeederLink::Detach(Deadline deadline) {
   const std::lock_guard lock(impl_->mutex);
   ARC_TRY(impl_->Ready());
-  if (!std::exchange(impl_->detach_asked, true)) ARC_TRY(impl_->Send({{"op", "detach"}}, {}));
   while (!impl_->detached) {
     std::optional<Grant> grant;
     const Status status = impl_->Receive(deadline, &grant);

@@ -58,9 +58,9 @@ class FeederLink : public feed::SegmentSource {
   /// same outcome.
   Result<std::optional<Outcome>> WaitOutcome(Deadline deadline);
 
-  /// Asks the agent to live on without this feeder, and waits until its node runs. True: it does,
-  /// and this link is of no more use than to Follow; false: the deadline passed, ask again.
-  /// Cancelled when there is an outcome instead.
+  /// Of an agent whose configuration says `side`: waits until its node runs and it lives on without
+  /// this feeder. True: it does, and this link is of no more use than to Follow; false: the deadline
+  /// passed. Cancelled when there is an outcome instead.
   Result<bool> Detach(Deadline deadline);
   /// After Detach: waits for the agent's end, reaps it, and ends what its node has left behind when
   /// the agent was killed. False: the deadline passed.
