@@ -389,6 +389,10 @@ class Running(_run.Run):
             rows = self._see(job, mapped.collect, lambda: self._has_enough(planned.name))
             if rows is None:
                 return Fed(0, 0, enough=True)
+            if self._stopping and not whole:
+                raise errors.FailedPreconditionError(
+                    f"stop() ended feed {planned.name!r} while rows were fed: stop when feed() has returned"
+                )
             if whole:
                 self._tell({"act": "publish", "job": job})
         finally:
