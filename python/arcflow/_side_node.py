@@ -69,6 +69,7 @@ class LiveNode:
         int
             How many rows were served.
         """
+        self._check_live("serve")
         rows = 0
         for block in self.requests(batch_size):
             values = fn(block.columns)
