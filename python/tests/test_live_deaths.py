@@ -121,6 +121,7 @@ def test_a_killed_driver_leaves_nothing_behind(master, tmp_path):
     text = textwrap.dedent(DRIVER).format(paths=paths, master=master, folder=str(tmp_path))
     program = tmp_path / "driver.py"
     program.write_text(text)
+    before = set(spark_testing.marked_processes())
     driver = subprocess.Popen(
         [sys.executable, str(program)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -135,13 +136,5 @@ def test_a_killed_driver_leaves_nothing_behind(master, tmp_path):
         driver.kill()
         driver.wait()
         spark_testing.wait_for(
-            lambda: (
-                not [
-                    p
-                    for p, c in spark_testing.marked_processes().items()
-                    if p != os.getpid() and "java" in c
-                ]
-            ),
-            60,
-            "end of Spark",
+            lambda: not set(spark_testing.marked_processes()) - before, 60, "end of Spark"
         )
