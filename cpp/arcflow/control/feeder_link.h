@@ -59,8 +59,8 @@ class FeederLink : public feed::SegmentSource {
   Result<std::optional<Outcome>> WaitOutcome(Deadline deadline);
 
   /// Of an agent whose configuration says `side`: waits until its node runs and it lives on without
-  /// this feeder. True: it does, and this link is of no more use than to Follow; false: the deadline
-  /// passed. Cancelled when there is an outcome instead.
+  /// this feeder. True: it does, and this link is of no more use than to Follow; false: the
+  /// deadline passed. Cancelled when there is an outcome instead.
   Result<bool> Detach(Deadline deadline);
   /// After Detach: waits for the agent's end, reaps it, and ends what its node has left behind when
   /// the agent was killed. False: the deadline passed.
