@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 from typing import Any
 
@@ -47,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--master", default="local[4]")
     arguments = parser.parse_args()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.master(arguments.master).appName("live nodes").getOrCreate()
     line = spark.range(20_000).selectExpr("rand(1) as x").selectExpr("x", "3 * x + 1 as y")
     with (
