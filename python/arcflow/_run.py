@@ -21,9 +21,10 @@ from .progress import Progress
 _POLL_S = 0.1
 # Added to the grace period of nodes: how long a stopped run may take before its Spark job is cancelled.
 _STOP_SLACK_S = 20.0
-# How long the tasks of a failed run may take to return once all their agents have left or are lost; the
-# task of a host that is cut off never does.
+# How long the tasks of a failed run may take to return once all their agents have left; and when one is
+# lost, since the task of a host that is cut off never returns.
 _LEFT_SLACK_S = 3.0
+_LOST_SLACK_S = 1.0
 # How long the coordinator is asked for a better reason after the Spark job failed.
 _VERDICT_S = 6.0
 # Longer than any run waits: eleven days.
@@ -327,7 +328,9 @@ class Run:
         if event.get("failure") and self._failure is None:
             self._failure = event["failure"]
         if self._failure is not None:
-            self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + _LEFT_SLACK_S)
+            lost = any(one.get("status") == "lost" for one in event.get("ranks") or ())
+            slack_s = _LOST_SLACK_S if lost else _LEFT_SLACK_S
+            self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + slack_s)
 
     def _note_metrics(self, rank: int, metrics: Any) -> None:
         if isinstance(metrics, dict):
