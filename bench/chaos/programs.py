@@ -74,9 +74,9 @@ class Chaos:
     def _commit(self, in_main: bool) -> None:
         fault = self._args["fault"]
         if fault == "out of memory":
-            self.tell("struck", repr(time.time()))
             hoard = []
-            while True:
+            while True:  # the last time told is that of the death
+                self.tell("struck", repr(time.time()))
                 hoard.append(bytearray(64 << 20))
         self.tell("struck", repr(time.time()))
         if fault == "exception":

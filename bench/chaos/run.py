@@ -22,6 +22,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 from cells import LEFT_AFTER_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
 from faults import BY_GDB, strike  # noqa: E402
 from hosts import JAVA_OPTIONS, MARK, Hosts, leftovers, nodes  # noqa: E402
+from page import page  # noqa: E402
 
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
 
@@ -152,6 +153,8 @@ class Table:
         answer = driver.answer(_ANSWER_S)
         if answer is None:
             return {"says": "no error", "hangs": True, "left": leftovers()}
+        if cell.inside and cell.fault == "out of memory":
+            at = _time_in(struck)  # memory lasted until then
         seconds = answer["ended"] - at
         left = self._left()
         return {
@@ -213,6 +216,10 @@ def _wait_for(path: Path, driver: Driver) -> float | None:
         if select.select([driver.process.stdout], [], [], 0)[0]:
             return None  # the run has ended without getting there
         time.sleep(0.02)
+    return _time_in(path)
+
+
+def _time_in(path: Path) -> float:
     with contextlib.suppress(ValueError):
         return float(path.read_text())
     return time.time()
@@ -264,14 +271,28 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cells whose name holds this text")
     parser.add_argument("--diagonal", action="store_true", help="one cell of each row and column")
     parser.add_argument("--patience", type=float, default=1, help="factor of the time limits")
+    parser.add_argument(
+        "--again", action="store_true",
+        help="only cells that the file of --output has as not met, or not at all; the others are kept",
+    )  # fmt: skip
+    parser.add_argument("--page", type=Path, help="write the table as Markdown too")
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("hosts are network namespaces and memory cgroups: run as root")
     cells = diagonal() if options.diagonal else list(all_cells())
-    rows = measure([c for c in cells if options.only in c.name], options.patience)
+    cells = [c for c in cells if options.only in c.name]
+    kept: dict[str, Row] = {}
+    if options.again:
+        known = [Row(**row) for row in json.loads(options.output.read_text())["rows"]]
+        kept = {row.case: row for row in known if row.met}
+    measured = measure([c for c in cells if c.name not in kept], options.patience)
+    of_all = kept | {row.case: row for row in measured}
+    rows = [of_all[c.name] for c in all_cells() if c.name in of_all]
     env = environment(["tensorflow-cpu", "pyspark"])
     print_table(env, rows)
     write_json(options.output, env, rows)
+    if options.page:
+        options.page.write_text(page(env, rows))
     missed = [row.case for row in rows if not row.met]
     print(f"{len(rows) - len(missed)} of {len(rows)} cells met")
     return 1 if missed else 0
