@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup")
-# Faults that gdb puts into a process, most of the time; their strike takes as long as gdb does.
-BY_GDB = ("exception", "out of memory")
+# Faults that take a while to put in (by gdb, or until memory is full): they count from then on.
+SLOW = ("exception", "out of memory")
 MEMORY_BYTES = 3 << 30  # of each host's container
 
 
@@ -33,12 +33,11 @@ def strike(pid: int, fault: str, *, kind: str) -> None:
     elif fault == "exception":
         _call(pid, "(void)exit(50)")  # what Spark's handler of uncaught exceptions does
     elif fault == "exit(1)":
-        _exit(pid, 1)
+        _system_call(pid, _EXIT_GROUP, 1)
     elif fault == "abort":
         os.kill(pid, signal.SIGABRT)
     elif fault == "out of memory":
-        size = MEMORY_BYTES + (1 << 30)
-        _call(pid, f"(void*)memset((void*)malloc({size}UL), 1, {size}UL)")
+        _system_call(pid, _MMAP, 0, MEMORY_BYTES + (1 << 30), 3, _PRIVATE_POPULATED, 2**64 - 1, 0)
     else:
         os.kill(pid, getattr(signal, fault))
 
@@ -57,13 +56,20 @@ def _call(pid: int, expression: str) -> None:
 
 
 _ATTACH, _GETREGS, _SETREGS, _POKE, _CONT = 16, 12, 13, 4, 7  # of ptrace(2)
+_WALL = 0x40000000  # of waitpid(2)
 _REGISTERS = 27  # words of user_regs_struct, x86-64
-_RAX, _RDI, _ORIG_RAX, _RIP = 10, 14, 15, 16
-_SYSCALL, _EXIT_GROUP = 0x050F, 231
+_RAX, _ORIG_RAX, _RIP = 10, 15, 16
+_ARGUMENTS = (14, 13, 12, 7, 9, 8)  # rdi, rsi, rdx, r10, r8, r9
+_SYSCALL = 0x050F
+_MMAP, _EXIT_GROUP = 9, 231
+_PRIVATE_POPULATED = 0x8022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE
 
 
-def _exit(pid: int, code: int) -> None:
-    """Let a process make the system call exit_group: gdb itself breaks off when it calls `_exit` in threads."""
+def _system_call(pid: int, number: int, *arguments: int) -> None:
+    """Let a process make a system call that it does not survive; returns when it is dead.
+
+    gdb breaks off when it calls `_exit` in a process with threads, and is slow with large libraries.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
     libc.ptrace.restype = ctypes.c_long
@@ -73,15 +79,17 @@ def _exit(pid: int, code: int) -> None:
             raise OSError(ctypes.get_errno(), f"ptrace({request}) of {pid}")
 
     trace(_ATTACH)
-    os.waitpid(pid, 0x40000000)  # __WALL
+    os.waitpid(pid, _WALL)
     registers = (ctypes.c_ulonglong * _REGISTERS)()
     trace(_GETREGS, None, ctypes.addressof(registers))
-    registers[_RAX], registers[_RDI] = _EXIT_GROUP, code
+    registers[_RAX] = number
+    for place, value in zip(_ARGUMENTS, arguments, strict=False):
+        registers[place] = value
     registers[_ORIG_RAX] = 2**64 - 1  # no system call to take up again
     trace(_POKE, registers[_RIP], _SYSCALL)
     trace(_SETREGS, None, ctypes.addressof(registers))
     trace(_CONT)
-    os.waitpid(pid, 0x40000000)  # now its parent may have it
+    os.waitpid(pid, _WALL)  # now its parent may have it
 
 
 class Container:

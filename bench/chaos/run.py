@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 
 from cells import LEFT_AFTER_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
-from faults import BY_GDB, strike  # noqa: E402
+from faults import SLOW, strike  # noqa: E402
 from hosts import JAVA_OPTIONS, MARK, Hosts, leftovers, nodes  # noqa: E402
 from page import page  # noqa: E402
 
@@ -180,8 +180,8 @@ class Table:
         else:
             at = time.time()
             strike(pid, cell.fault, kind=kind)
-            if cell.fault in BY_GDB:
-                at = time.time()  # gdb takes its time to put a call in
+            if cell.fault in SLOW:
+                at = time.time()
         (folder / "struck").write_text(repr(at))
         return at, cut
 
