@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from page import page  # noqa: E402
 from harness import Row, environment, note, print_table, write_json  # noqa: E402
 
 _REACHED_S = 120.0
+_LOOK_S = 0.5
 _ANSWER_S = 90.0  # after the fault; later than this the run counts as hanging
 
 
@@ -98,6 +100,9 @@ class Table:
     def __init__(self, hosts: Hosts, folder: Path, patience: float) -> None:
         self._hosts, self._folder, self._patience = hosts, folder, patience
         self._driver: Driver | None = None
+        self._placed: dict[
+            str, int
+        ] = {}  # host of each node of the run, also of those that have ended
 
     def close(self) -> None:
         if self._driver is not None:
@@ -111,6 +116,7 @@ class Table:
             self._driver = Driver(self._hosts, self._folder)
         with tempfile.TemporaryDirectory(prefix="cell-", dir=self._folder) as name:
             folder = Path(name)
+            self._placed = {}
             self._driver.ask(self._command(cell, folder))
             try:
                 found = self._see(cell, folder)
@@ -142,9 +148,9 @@ class Table:
         assert driver is not None
         struck, cut = folder / "struck", []
         if cell.inside:
-            at = _wait_for(struck, driver)
+            at = _wait_for(struck, driver, self._look)
         else:
-            at = _wait_for(folder / "reached", driver)
+            at = _wait_for(folder / "reached", driver, self._look)
             if at is not None:
                 at, cut = self._strike(cell, folder)
         if at is None:
@@ -171,9 +177,8 @@ class Table:
         cut: list[str] = []
         if cell.fault == "network cut":
             hosts = [0, 1] if cell.victim == "coordinator" else [self._hosts.host_of(pid)]
-            for node, one in nodes().items():
-                if self._hosts.host_of(one) in hosts:
-                    cut.append(node)
+            self._look()
+            cut = [node for node, host in self._placed.items() if host in hosts]
             at = time.time()
             for host in hosts:
                 self._hosts.network.cut(host)
@@ -184,6 +189,12 @@ class Table:
                 at = time.time()
         (folder / "struck").write_text(repr(at))
         return at, cut
+
+    def _look(self) -> None:
+        for node, pid in nodes().items():
+            if node not in self._placed:
+                with contextlib.suppress(OSError, LookupError):
+                    self._placed[node] = self._hosts.host_of(pid)
 
     def _target(self, cell: Cell, folder: Path) -> tuple[int, str]:
         if cell.victim == "coordinator":
@@ -207,10 +218,14 @@ class Table:
         return left
 
 
-def _wait_for(path: Path, driver: Driver) -> float | None:
-    """Return the time written in `path` once it exists; None when it never comes."""
+def _wait_for(path: Path, driver: Driver, look: Callable[[], None]) -> float | None:
+    """Return the time written in `path` once it exists; None when it never comes. Looks meanwhile."""
     deadline = time.monotonic() + _REACHED_S
+    look_at = 0.0
     while not path.exists():
+        if time.monotonic() > look_at:
+            look()
+            look_at = time.monotonic() + _LOOK_S
         if time.monotonic() > deadline or driver.process.poll() is not None:
             return None
         if select.select([driver.process.stdout], [], [], 0)[0]:
