@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,10 @@ class Table:
         if self._driver is None or self._driver.process.poll() is not None:
             self.close()
             self._driver = Driver(self._hosts, self._folder)
-        with tempfile.TemporaryDirectory(prefix="cell-", dir=self._folder) as name:
+        # What a run that hangs goes on writing stays in the bench's own folder.
+        with tempfile.TemporaryDirectory(
+            prefix="cell-", dir=self._folder, ignore_cleanup_errors=True
+        ) as name:
             folder = Path(name)
             self._placed = {}
             self._driver.ask(self._command(cell, folder))
@@ -255,13 +259,16 @@ def to_row(cell: Cell, found: dict[str, Any]) -> Row:
     return Row(cell.name, says, float(found.get("seconds", -1)), "s", goal=goal, met=met)
 
 
-def measure(cells: list[Cell], patience: float = 1) -> list[Row]:
+def measure(
+    cells: list[Cell], patience: float = 1, keep: Callable[[list[Row]], None] = lambda rows: None
+) -> list[Row]:
     """Run cells on a cluster made for them; return a row for each.
 
     `patience` multiplies what is allowed in seconds, for machines that are busy with other things.
+    `keep` gets the rows so far after each cell.
     """
     rows = []
-    with tempfile.TemporaryDirectory(prefix="arc-chaos-") as name:
+    with tempfile.TemporaryDirectory(prefix="arc-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "tmp").mkdir()
         os.environ["TMPDIR"] = str(folder / "tmp")
@@ -275,6 +282,7 @@ def measure(cells: list[Cell], patience: float = 1) -> list[Row]:
                         f"{number}/{len(cells)} {cell.name}: {row.metric}, {row.value:.1f} s, {word}"
                     )
                     rows.append(row)
+                    keep(rows)
             finally:
                 table.close()
     return rows
@@ -300,10 +308,19 @@ def main() -> int:
     if options.again:
         known = [Row(**row) for row in json.loads(options.output.read_text())["rows"]]
         kept = {row.case: row for row in known if row.met}
-    measured = measure([c for c in cells if c.name not in kept], options.patience)
-    of_all = kept | {row.case: row for row in measured}
-    rows = [of_all[c.name] for c in all_cells() if c.name in of_all]
     env = environment(["tensorflow-cpu", "pyspark"])
+
+    def table(measured: list[Row]) -> list[Row]:
+        of_all = kept | {row.case: row for row in measured}
+        return [of_all[c.name] for c in all_cells() if c.name in of_all]
+
+    def keep(measured: list[Row]) -> None:  # a table takes an hour: what is measured is not lost
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        lines = [asdict(row) for row in table(measured)]
+        options.output.write_text(json.dumps({"env": env, "rows": lines}))
+
+    wanted = [c for c in cells if c.name not in kept]
+    rows = table(measure(wanted, options.patience, keep))
     print_table(env, rows)
     write_json(options.output, env, rows)
     if options.page:
