@@ -347,6 +347,14 @@ class TestRefusals:
         one.feed(numbered(session, 0, 3))
         one.stop()
 
+    def test_a_task_on_an_executor_without_a_node_says_what_to_do(self, session, one):
+        running = one.start(read_all)
+        one.feed(numbered(session, 0, 3))
+        running._agents = [{**agent, "jvm_pid": 1} for agent in running._agents]
+        with pytest.raises(errors.FailedPreconditionError, match="Give every executor a node"):
+            one.feed(numbered(session, 0, 3, 1))
+        assert ids_of(one.stop()) == [0, 1, 2]
+
     def test_clusters_that_cannot_live_on(self, session):
         cluster = Cluster(session, size=1, max_restarts=1, progress=False)
         with pytest.raises(errors.UnimplementedError, match="max_restarts"):

@@ -92,12 +92,9 @@ bool SideServer::OnConnection() {
       continue;
     }
     client.watch = *watch;
+    client.patience = loop_.After(Seconds(kHandshake_s), [this, id] { Drop(id); });
     const std::string hello = client.handshake->TakeOutput();
     if (::send(client.socket.get(), hello.data(), hello.size(), MSG_NOSIGNAL) < 0) Drop(id);
-    loop_.After(Seconds(kHandshake_s), [this, id] {
-      const auto found = clients_.find(id);
-      if (found != clients_.end() && found->second.handshake) Drop(id);
-    });
   }
 }
 
@@ -140,7 +137,10 @@ Status SideServer::OnHandshake(Client& client) {
   const std::string proof = client.handshake->TakeOutput();
   if (!proof.empty() && ::send(client.socket.get(), proof.data(), proof.size(), MSG_NOSIGNAL) < 0)
     return Status::FromErrno(errno, "handshake");
-  if (client.handshake->done()) client.handshake.reset();
+  if (client.handshake->done()) {
+    client.handshake.reset();
+    loop_.CancelTimer(std::exchange(client.patience, 0));
+  }
   return Status::Ok();
 }
 
@@ -247,6 +247,7 @@ void SideServer::Drop(int id) {
   Client client = std::move(found->second);
   clients_.erase(found);
   if (client.watch != 0) loop_.Unwatch(client.watch);
+  if (client.patience != 0) loop_.CancelTimer(client.patience);
   if (!client.stage.empty() && !client.sealed) {
     writers_.erase(client.stage);
     std::erase_if(requests_, [&](const Request& each) { return each.stage == client.stage; });

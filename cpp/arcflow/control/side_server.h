@@ -65,6 +65,7 @@ class SideServer {
     Fd socket;
     net::Loop::WatchId watch = 0;
     std::optional<net::Handshake> handshake;  // until it is done
+    net::Loop::TimerId patience = 0;          // with the handshake
     bool attached = false;
     bool waits = false;  // for `attached`
     bool infers = false;
