@@ -132,6 +132,9 @@ def _is_default(spark: Any, name: str) -> bool:
     return str(spark.conf.get(name, unlikely)).rstrip("b") == unlikely
 
 
+_MAX_TASKS = 100_000
+
+
 class TaggedJob:
     """A Spark action in a thread of its own, that can be found and cancelled by its tag.
 
@@ -233,6 +236,22 @@ class TaggedJob:
                 if stage_info.isDefined():
                     running += stage_info.get().numActiveTasks()
         return running
+
+    def unfinished(self) -> list[int]:
+        """Partitions of the last stage whose tasks run now; empty where Spark does not tell."""
+        if self._connect:
+            return []
+        context = self._spark.sparkContext._jsc.sc()
+        found = set()
+        with contextlib.suppress(Exception):  # an internal interface of Spark's
+            for job in context.statusTracker().getJobIdsForTag(self._tag):
+                stage = max(context.statusTracker().getJobInfo(job).get().stageIds())
+                tasks = context.statusStore().taskList(stage, 0, _MAX_TASKS)
+                for number in range(tasks.size()):
+                    task = tasks.apply(number)
+                    if str(task.status()) == "RUNNING":
+                        found.add(int(task.partitionId()))
+        return sorted(found)
 
     def cancel(self, timeout_s: float = 10.0) -> bool:
         """Cancel the job and wait for its thread; False when Spark did not let go in time."""

@@ -21,10 +21,10 @@ from .progress import Progress
 _POLL_S = 0.1
 # Added to the grace period of nodes: how long a stopped run may take before its Spark job is cancelled.
 _STOP_SLACK_S = 20.0
-# How long the tasks of a failed run may take to return once all their agents have left; and when one is
-# lost, since the task of a host that is cut off never returns.
+# How long the tasks of a failed run may take to return once all their agents have left; and when one will
+# never return, since its host is cut off or its process stopped.
 _LEFT_SLACK_S = 3.0
-_LOST_SLACK_S = 1.0
+_STUCK_SLACK_S = 1.0
 # How long the coordinator is asked for a better reason after the Spark job failed.
 _VERDICT_S = 6.0
 # Longer than any run waits: eleven days.
@@ -113,6 +113,7 @@ class Run:
         self._started = False
         self._all_finished = False
         self._give_up_at: float | None = None
+        self._all_finished_at: float | None = None
 
     def execute(self) -> list[NodeOutcome]:
         """Run all nodes; return their outcomes in order of rank.
@@ -232,6 +233,7 @@ class Run:
             while not self._job.done:
                 self._take_event(_POLL_S)
                 self._watch_start()
+                self._watch_return()
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                     break
             return self._conclude()
@@ -327,10 +329,32 @@ class Run:
             self._note_metrics(int(one["rank"]), one.get("metrics"))
         if event.get("failure") and self._failure is None:
             self._failure = event["failure"]
+        self._all_finished_at = time.monotonic()
         if self._failure is not None:
-            lost = any(one.get("status") == "lost" for one in event.get("ranks") or ())
-            slack_s = _LOST_SLACK_S if lost else _LEFT_SLACK_S
+            stuck = self._failure.get("cause") == "stopped" or any(
+                one.get("status") == "lost" for one in event.get("ranks") or ()
+            )
+            slack_s = _STUCK_SLACK_S if stuck else _LEFT_SLACK_S
             self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + slack_s)
+
+    def _watch_return(self) -> None:
+        """End a run whose nodes have all finished when tasks of Spark's do not return with the results."""
+        if self._all_finished_at is None or self._give_up_at is not None:
+            return
+        late_s = time.monotonic() - self._all_finished_at
+        if late_s < self._options.heartbeat_timeout_s or self._job.running_tasks() == 0:
+            return  # Spark may take as long as it likes to bring large results
+        ranks = self._job.unfinished()
+        self._failure = {
+            "rank": ranks[0] if ranks else -1,
+            "cause": "stopped",
+            "message": (
+                f"every node finished {late_s:.0f} s ago, but the Spark tasks of ranks "
+                f"{ranks or 'that Spark does not tell'} have not returned: a Python process of Spark is "
+                "stopped by a signal (SIGSTOP, a debugger), or its executor is cut off"
+            ),
+        }
+        self._give_up_at = time.monotonic()
 
     def _note_metrics(self, rank: int, metrics: Any) -> None:
         if isinstance(metrics, dict):

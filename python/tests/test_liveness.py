@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -138,3 +139,20 @@ def test_a_stopped_spark_task_is_named(spark, tmp_path):
     spark_testing.wait_for(
         lambda: not _liveness.is_stopped(victims[0]), 30, "end of the stopped Python worker"
     )
+
+
+class StopsItsTask:
+    """A result that stops the Spark task of its node when it is pickled, after the program."""
+
+    def __reduce__(self):
+        stat = Path(f"/proc/{os.getppid()}/stat").read_text()  # of the agent
+        os.kill(int(stat.rsplit(")", 1)[1].split()[1]), signal.SIGSTOP)
+        return (str, ("result",))
+
+
+@on("standalone")
+def test_a_task_that_does_not_return_with_its_result_ends_the_run(spark):
+    cluster = Cluster(spark, size=2, progress=False, heartbeat_timeout=4)
+    error = fail(cluster, lambda ctx: StopsItsTask() if ctx.rank == 1 else None)
+    assert (error.rank, error.cause) == (1, "stopped")
+    assert "every node finished" in str(error)
