@@ -262,10 +262,7 @@ void Agent::Join() {
   callbacks.on_rows = [this](const std::string& feed, const std::vector<feed::RankRows>& ranks) {
     if (service_ && config_.feeds.count(feed) > 0) service_->SetRanks(feed, ranks);
   };
-  callbacks.on_barrier = [this](const json& answer) {
-    barrier_.clear();
-    if (node_) node_->AnswerBarrier(answer);
-  };
+  callbacks.on_barrier = [this](const json& answer) { OnBarrierAnswer(answer); };
   callbacks.on_side = [this](const json& message) {
     if (side_) side_->OnCoordinator(message);
   };
@@ -308,7 +305,8 @@ void Agent::OnStart(std::vector<Member> cluster) {
   if (phase_ != Phase::kJoining || failure_) return;
   Mark("all_joined");
   phase_ = Phase::kRunning;
-  if (Status status = StartNode(cluster); !status.ok()) {
+  cluster_ = std::move(cluster);
+  if (Status status = StartNode(cluster_); !status.ok()) {
     Failure failure;
     failure.cause = cause::kLaunch;
     failure.type = CodeName(status.code());
@@ -319,11 +317,8 @@ void Agent::OnStart(std::vector<Member> cluster) {
 }
 
 std::string Agent::NodeConfig(const std::vector<Member>& cluster) const {
-  json config{{"role", config_.role},
-              {"rank", config_.rank},
-              {"size", config_.size},
-              {"index", config_.index},
-              {"run_id", config_.run_id}};
+  json config{{"role", config_.role},   {"rank", config_.rank},     {"size", config_.size},
+              {"index", config_.index}, {"run_id", config_.run_id}, {"respawned", respawned_}};
   std::map<std::string, std::map<int, std::string>> by_role;
   for (const Member& m : cluster) by_role[m.role][m.index] = m.host + ":" + std::to_string(m.port);
   for (const auto& [role, members] : by_role) {
@@ -356,7 +351,7 @@ Status Agent::StartNode(const std::vector<Member>& cluster) {
     options.log.on_line = [this](std::string_view line) { ForwardLine(line); };
   ARC_ASSIGN(node_, NodeProcess::Start(*loop_, std::move(options), NodeCallbacks()));
   inspector_ = std::make_unique<NodeInspector>(*loop_, node_->pid());
-  StartLiveness();
+  if (respawned_ == 0) StartLiveness();
   Mark("node_spawned");
   SendToFeeder({{"op", "node"}, {"pid", node_->pid()}}, {});
   return Status::Ok();
@@ -377,12 +372,7 @@ NodeProcess::Callbacks Agent::NodeCallbacks() {
   callbacks.on_progress = [this](const json& progress) {
     session_->Send({{"op", "progress"}, {"progress", progress}});
   };
-  callbacks.on_barrier = [this](const json& packet) {
-    json message = packet;
-    message["op"] = "barrier";
-    barrier_ = message.value("name", "barrier");
-    session_->Send(message);
-  };
+  callbacks.on_barrier = [this](const json& packet) { OnNodeBarrier(packet); };
   callbacks.on_stacks = [this](Fd stacks) {
     if (inspector_) inspector_->SetStacks(std::move(stacks));
   };

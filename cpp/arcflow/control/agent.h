@@ -82,6 +82,10 @@ class Agent {
   std::string NodeConfig(const std::vector<Member>& cluster) const;
   void OnReader(const std::string& feed, Fd socket);
   void OnNodeEnd(NodeProcess::End end);
+  bool Respawn(const Failure& failure);
+  void StartAgain(const Failure& failure);
+  void OnNodeBarrier(const nlohmann::json& packet);
+  void OnBarrierAnswer(nlohmann::json answer);
   void ForwardLine(std::string_view line);
   std::vector<std::string> LastLines(std::size_t max_lines, std::size_t max_bytes) const;
   void SendLines(int max_lines);
@@ -137,8 +141,12 @@ class Agent {
   StallWatch stall_{std::chrono::nanoseconds(0)};
   std::vector<Watched> watched_;  // node, feeder, JVM
   pid_t feeder_pid_ = 0;
-  std::string busy_;     // why the node says that it makes no progress
-  std::string barrier_;  // where the node waits
+  std::string busy_;                         // why the node says that it makes no progress
+  std::string barrier_;                      // where the node waits
+  std::optional<std::uint64_t> barrier_id_;  // its own number of it, if a node before it came there
+  std::vector<Member> cluster_;              // kept for a node that is started again
+  std::unique_ptr<nlohmann::json> early_answer_;  // to a barrier that the new node has yet to reach
+  int respawned_ = 0;
   bool suspected_ = false;
   bool describing_ = false;
   int deferrals_ = 0;

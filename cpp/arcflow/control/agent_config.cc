@@ -16,6 +16,7 @@ constexpr std::size_t kMaxEntries = 4096;
 constexpr std::size_t kMaxArgumentBytes = 128 * 1024;
 constexpr std::size_t kMaxFeeds = 256;
 constexpr std::size_t kMaxPathBytes = 4096;
+constexpr int kMaxRespawns = 1'000'000;
 constexpr std::uint64_t kMaxReportBytes = std::uint64_t{1} << 20;
 
 /// {"schema": …, "cache": "auto"}
@@ -106,6 +107,8 @@ void ReadNode(Fields* in, AgentConfig* c) {
       .Number("exit_timeout_s", &c->exit_timeout_s, 0, kMaxSeconds, Need::kOptional)
       .Number("stall_timeout_s", &c->stall_timeout_s, 0, kMaxSeconds, Need::kOptional)
       .Number("stop_timeout_s", &c->stop_timeout_s, 0, kMaxSeconds, Need::kOptional)
+      .Int("respawns", &c->respawns, 0, kMaxRespawns, Need::kOptional)
+      .String("serving_at", &c->serving_at, kMaxNameBytes, Need::kOptional)
       .Uint64("log_tail_lines", &tail, kMaxTailLines, Need::kOptional)
       .Uint64("log_report_bytes", &report, kMaxReportBytes, Need::kOptional)
       .String("log_file", &c->log_file, kMaxPathBytes, Need::kOptional)

@@ -124,6 +124,7 @@ void Agent::OnVerdict(Verdict verdict) {
 
 void Agent::OnNodeEnd(NodeProcess::End end) {
   Mark("node_ended");
+  if (end.failure && Respawn(*end.failure)) return;
   inspector_.reset();
   if (service_) service_->RefuseMore();
   if (side_) side_->OnNodeEnd();

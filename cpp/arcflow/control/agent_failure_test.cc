@@ -95,6 +95,63 @@ TEST_F(AgentTest, AFailureShowsSomeLinesAndTheOutcomeMore) {
   EXPECT_EQ(NextEvent("node_log")["lines"].size(), 300u);  // with its bye
 }
 
+TEST_F(AgentTest, ANodeThatDiesWhileItServesIsStartedAgainAndTheRunGoesOn) {
+  StartCoordinator(2);
+  FeederLink& chief = Launch(Config(0, 2, "serve_on_usr1"));
+  json config = Config(1, 2, "serve");
+  config["respawns"] = 2;
+  config["serving_at"] = "exit";
+  FeederLink& server = Launch(config);
+  AwaitNode(0);
+  AwaitNode(1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it has come to its barrier
+  for (int time = 0; time < 2; ++time) {
+    const pid_t before = server.node_pid();
+    ::kill(before, SIGKILL);
+    EXPECT_THAT(NextEvent("log")["line"].get<std::string>(), HasSubstr("it is started again"));
+    EXPECT_TRUE(Eventually([&] {
+      (void)server.WaitOutcome(Deadline::AfterSeconds(0.01)).ok();  // takes what the agent says
+      return server.node_pid() != before;
+    }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
+  ::kill(chief.node_pid(), SIGUSR1);
+  std::string result;
+  EXPECT_EQ(OutcomeOf(chief)["status"], "ok");
+  EXPECT_EQ(OutcomeOf(server, &result)["status"], "ok");
+  EXPECT_EQ(result, "2");
+}
+
+TEST_F(AgentTest, ANodeThatIsStartedAgainWhenTheOthersHaveLeftLeavesToo) {
+  StartCoordinator(2);
+  FeederLink& chief = Launch(Config(0, 2, "serve_on_usr1"));
+  json config = Config(1, 2, "serve_late_again");
+  config["respawns"] = 1;
+  config["serving_at"] = "exit";
+  FeederLink& server = Launch(config);
+  AwaitNode(0);
+  AwaitNode(1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  ::kill(server.node_pid(), SIGKILL);
+  NextEvent("log");
+  ::kill(chief.node_pid(), SIGUSR1);  // the new one is not at the barrier when it ends
+  EXPECT_EQ(OutcomeOf(chief)["status"], "ok");
+  EXPECT_EQ(OutcomeOf(server)["status"], "ok");
+}
+
+TEST_F(AgentTest, ANodeThatDiesMoreOftenThanAllowedOrBeforeItServesIsAFailure) {
+  StartCoordinator(2);
+  Launch(Config(0, 2, "serve_on_usr1"));
+  json config = Config(1, 2, "sleep");
+  config["respawns"] = 2;
+  config["serving_at"] = "exit";
+  Launch(config);
+  AwaitNode(1);
+  NextEvent("started");
+  ::kill(links_[1]->node_pid(), SIGKILL);
+  ExpectFailure(1, "signal");
+}
+
 TEST_F(AgentTest, TheWholeOutputGoesToAFile) {
   StartCoordinator(1);
   json config = Config(0, 1, "lines");

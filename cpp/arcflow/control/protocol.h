@@ -178,10 +178,12 @@ struct AgentConfig {
   double heartbeat_s = 1;
   double silence_s = 30;  // what the driver's host does not acknowledge for so long: it is gone
   double connect_timeout_s = 30;
-  double stall_timeout_s = 0;       // without progress, until a node counts as stalled; 0 = never
-  double stop_timeout_s = 0;        // that a process may be stopped by a signal; 0 = for ever
-  double exit_timeout_s = 30;       // how long a node may take to exit after its result
-  std::size_t log_tail_lines = 50;  // in a failure
+  double stall_timeout_s = 0;  // without progress, until a node counts as stalled; 0 = never
+  double stop_timeout_s = 0;   // that a process may be stopped by a signal; 0 = for ever
+  double exit_timeout_s = 30;  // how long a node may take to exit after its result
+  int respawns = 0;            // how often a node that died while it served others is started again
+  std::string serving_at;      // the barrier at which such a node waits meanwhile
+  std::size_t log_tail_lines = 50;           // in a failure
   std::size_t log_report_bytes = 64 * 1024;  // of the last lines that the outcome holds
   std::string log_file;      // where all of the node's output goes as well; "" = nowhere
   bool side = false;         // may be detached from its feeder, and then takes rows by SideServer

@@ -151,6 +151,20 @@ int Node(const std::string& mode) {
     auto never = (*link)->Barrier("b", "", Deadline::AfterSeconds(kTimeout_s));
     return Give(never.status().ToString());
   }
+  if (mode == "serve" || mode == "serve_on_usr1" || mode == "serve_late_again") {
+    if (mode == "serve_late_again" && config["respawned"] != 0) ::usleep(1'000'000);
+    if (mode == "serve_on_usr1") {
+      sigset_t wanted;
+      sigemptyset(&wanted);
+      sigaddset(&wanted, SIGUSR1);
+      ::sigprocmask(SIG_BLOCK, &wanted, nullptr);
+      int got = 0;
+      ::sigwait(&wanted, &got);
+    }
+    auto all = (*link)->Barrier("exit", "", Deadline::AfterSeconds(kTimeout_s));
+    if (!all.ok()) return Give(all.status().ToString());
+    return (*link)->SetResult(config["respawned"].dump()).ok() ? 0 : Give("result");
+  }
   if (mode == "raise") return Fail(**link, false);
   if (mode == "peer_loss") return Fail(**link, true);
   if (mode == "peer_loss_on_term") {
