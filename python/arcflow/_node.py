@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import _reach, _serve, _transport, errors
+from . import _reach, _replicas, _serve, _tensorboard, _transport, errors
 from ._roles import Roles
 from .context import Context
 from .tf.filesystem import register_when_imported
@@ -48,6 +49,7 @@ def main() -> NoReturn:
         answer_with_stacks(link)
         set_tf_config(config)
         register_when_imported()
+        _replicas.accumulate_when_imported(config.get("job") or {})
         _transport.remember(config)
         link.result(_work(link, broker_fd, config, payload))
         status = 0
@@ -90,7 +92,7 @@ def _work(link: Any, broker_fd: int, config: Mapping[str, Any], payload: bytes) 
 
     nothing = bytes(cloudpickle.dumps((None, {})))
     rank, size = int(config["rank"]), int(config["size"])
-    if size > 1:
+    if size > 1 and not config.get("respawned"):  # then the others have long gone on
         _check_reach(link, config)
     job = config.get("job") or {}
     roles = Roles.from_json(job.get("roles") or {"size": size})
@@ -140,7 +142,8 @@ def _call(
         raise _FunctionError(
             f"the function cannot be unpickled in the node: {type(error).__name__}: {error}"
         ) from error
-    value = fn(Context(link, broker_fd, config, args, end))
+    with _tensorboard_on_chief(link, config):
+        value = fn(Context(link, broker_fd, config, args, end))
     try:
         return bytes(cloudpickle.dumps((value, _transport.report())))
     except Exception as error:
@@ -148,6 +151,18 @@ def _call(
             f"what the function returned ({type(value).__name__}) cannot be sent to the driver: "
             f"{type(error).__name__}: {error}. Return plain Python or NumPy values"
         ) from error
+
+
+def _tensorboard_on_chief(
+    link: Any, config: Mapping[str, Any]
+) -> contextlib.AbstractContextManager[None]:
+    """TensorBoard for the length of the function, on a chief that has to serve it."""
+    if int(config["rank"]) != 0:
+        return contextlib.nullcontext()
+    where = (config["cluster"].get("chief") or [""])[0].rsplit(":", 1)[0]
+    return _tensorboard.on_chief(
+        config.get("job") or {}, where, lambda word: link.progress(json.dumps(word))
+    )
 
 
 def _report(link: Any, error: BaseException) -> None:

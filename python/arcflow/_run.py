@@ -12,7 +12,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import _beside, _causes, _executor, _job, _logs, _network, _spark_errors, _task, errors
+from . import (
+    _beside,
+    _causes,
+    _executor,
+    _job,
+    _logs,
+    _network,
+    _spark_errors,
+    _task,
+    _tensorboard,
+    errors,
+)
 from ._restart import Position
 from ._roles import Roles
 from .feed import PlannedFeed
@@ -58,6 +69,9 @@ class Options:
     share_gpus: bool = False
     profile: Any = None  # pyspark.resource.ResourceProfile
     transport: str = "auto"
+    accumulate: int = 1  # steps before an update
+    worker_restarts: int = 3
+    tensorboard: _tensorboard.Settings | None = None
 
     @property
     def segment_bytes(self) -> int:
@@ -145,7 +159,9 @@ class Run:
             self._beside = _beside.NodesBeside(plan, self._own_address(advertise))
             with Progress(self._size, [f.name for f in self._feeds], self._options.progress) as bar:
                 self._progress = bar
-                return self._see_through()
+                wish = self._options.tensorboard
+                with _tensorboard.Board(wish, self.run_id, bar.link, bar.line) as self._board:
+                    return self._see_through()
 
     @contextlib.contextmanager
     def _coordinator(self, bind: str, advertise: str, secret: bytes) -> Iterator[Any]:
@@ -207,6 +223,8 @@ class Run:
                 "remainder": options.remainder,
                 "roles": self._roles.to_json(),
                 "evaluator_grace_s": options.evaluator_grace_s,
+                "accumulate": options.accumulate,
+                "tensorboard": options.tensorboard and vars(options.tensorboard),
                 # Nodes prove this one to each other; they never get that of the control plane.
                 "transport": {"mode": options.transport, "secret": secrets.token_hex(32)},
             },
@@ -216,6 +234,7 @@ class Run:
             network=options.network,
             gpus=options.gpus,
             share_gpus=options.share_gpus,
+            respawns=options.worker_restarts,
         )
 
     def _own_address(self, advertise: str) -> str:
@@ -234,6 +253,7 @@ class Run:
                 self._take_event(_POLL_S)
                 self._watch_start()
                 self._watch_return()
+                self._board.poll()
                 if self._give_up_at is not None and time.monotonic() > self._give_up_at:
                     break
             return self._conclude()
@@ -284,6 +304,7 @@ class Run:
         for one in event["ranks"]:
             self._note_step(int(one["rank"]), one.get("counters") or {})
         self._progress.update(event["ranks"])
+        self._board.progress(event["ranks"])
 
     def _on_log(self, event: dict[str, Any]) -> None:
         self._progress.line(str(event["line"]))
@@ -292,6 +313,7 @@ class Run:
         said = event.get("progress") or {}
         if isinstance(told := said.pop("arcflow", None), dict):
             self._said[int(event["rank"])] = told
+        self._board.said(int(event["rank"]), said)
         if said:
             self._progress.node(int(event["rank"]), said)
 

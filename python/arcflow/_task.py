@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _executor, _gpus, _liveness, _logs, _network, errors
+from . import _executor, _gpus, _liveness, _logs, _network, _serve, errors
 from ._roles import Roles
 from .schema import inputs
 
@@ -58,6 +58,7 @@ class Plan:
     gpus: int | None = None  # a node; None: as Spark or the environment says
     share_gpus: bool = False
     live: bool = False  # the nodes outlive the tasks
+    respawns: int = 0  # of a worker that serves a parameter server's chief
 
     @property
     def who(self) -> Roles:
@@ -193,6 +194,8 @@ def _base_config(plan: Plan, rank: int, host: str) -> dict[str, Any]:
         "cwd": _working_directory(),
         "versions": _executor.versions(),
         "feeds": plan.feeds,
+        "respawns": plan.respawns if role == "worker" and plan.who.ps else 0,
+        "serving_at": _serve.EXIT_BARRIER,
         "local_dirs": _executor.local_dirs(),
         "forward_log": rank == 0,
         "job": {**plan.job, "local_dirs": _executor.local_dirs()},

@@ -14,7 +14,19 @@ from typing import Any
 
 import cloudpickle
 
-from . import _encryption, _logs, _network, _restart, _roles, _run, _transport, live, preflight
+from . import (
+    _encryption,
+    _logs,
+    _network,
+    _replicas,
+    _restart,
+    _roles,
+    _run,
+    _tensorboard,
+    _transport,
+    live,
+    preflight,
+)
 from .errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from .feed import plan_feeds
 
@@ -90,6 +102,12 @@ class Cluster:
     remainder
         What `ctx.dataset` does by default when ranks hold different numbers of rows: ``"pad"``,
         ``"drop"``, ``"refuse"`` or ``"partial"``.
+    replicas_to_aggregate
+        How many gradients make one update of synchronous training: the number of training nodes
+        (the default), or a multiple, for which every Keras optimizer accumulates on each node.
+    worker_restarts
+        How often each worker under parameter servers is started again when its process dies,
+        while the others go on; no restart of the run.
     max_restarts
         How often a run is started again after a failure that may heal, on the executors that are
         there then. Programs go on from their newest checkpoint (`Context.checkpoint`).
@@ -98,6 +116,10 @@ class Cluster:
     transport
         How tensors travel between nodes: ``"auto"`` (shared memory within a host, TensorFlow's gRPC
         between hosts), ``"shm"`` (shared memory, or an error), ``"grpc"`` (TensorFlow's alone).
+    tensorboard
+        TensorBoard for the length of each run: True, a folder (local or ``hdfs://``) for its logs,
+        or a dict of ``dir``, ``host`` (loopback by default), ``port`` and ``where`` (``"driver"``,
+        ``"chief"`` or ``"auto"``). Programs write to `Context.tensorboard_dir`.
     progress
         Whether to show a progress bar and rank 0's output.
     log_lines
@@ -153,9 +175,12 @@ class Cluster:
         grace: float = 5.0,
         evaluator_grace: float = 30.0,
         remainder: str = "pad",
+        replicas_to_aggregate: int | None = None,
+        worker_restarts: int = 3,
         max_restarts: int = 0,
         restart_backoff: float = 1.0,
         transport: str = "auto",
+        tensorboard: bool | str | os.PathLike[str] | Mapping[str, Any] | None = None,
         progress: bool = True,
         log_lines: int = 50,
         log_dir: str | os.PathLike[str] | None = None,
@@ -186,6 +211,9 @@ class Cluster:
         for name, limit in (("stall_timeout", stall_timeout), ("stop_timeout", stop_timeout)):
             if limit is not None and not limit >= 0:
                 raise InvalidArgumentError(f"{name}={limit!r} is not a number of seconds, or None")
+        for name, times in (("max_restarts", max_restarts), ("worker_restarts", worker_restarts)):
+            if isinstance(times, bool) or not isinstance(times, int) or times < 0:
+                raise InvalidArgumentError(f"{name}={times!r} is not a number (0 or more)")
         self._options = _run.Options(
             feed_memory_bytes=parse_bytes(feed_memory),
             start_timeout_s=float(start_timeout),
@@ -210,9 +238,10 @@ class Cluster:
             share_gpus=share_gpus,
             profile=preflight.checked_profile(self.spark, profile),
             transport=_transport.check_mode(transport),
+            tensorboard=_tensorboard.checked(tensorboard),
+            worker_restarts=worker_restarts,
+            accumulate=_replicas.checked(replicas_to_aggregate, self._roles),
         )
-        if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < 0:
-            raise InvalidArgumentError(f"max_restarts={max_restarts!r} is not a number (0 or more)")
         if not restart_backoff >= 0:
             raise InvalidArgumentError(f"restart_backoff={restart_backoff!r} is not 0 s or more")
         self._policy = _restart.Policy(max_restarts, float(restart_backoff))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from . import _side_node
+from . import _side_node, _tensorboard
 from ._reader import Batches
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
@@ -61,6 +61,7 @@ class Context(_side_node.LiveNode):
         self._features: tuple[str, ...] = ()
         self._saves = 0
         self._progress: dict[str, float] = {"step": 0, "epoch": 0, "loss": math.nan}
+        self._stands_for: tuple[int, int] | None = None
         self._busy: list[str] = []
         self._busy_lock = threading.Lock()
 
@@ -86,6 +87,16 @@ class Context(_side_node.LiveNode):
     def attempt(self) -> int:
         """Which attempt of the run this is, from 1; above 1 after a failure."""
         return int(self._job.get("attempt", 1))
+
+    @property
+    def tensorboard_dir(self) -> str | None:
+        """Folder of this node for TensorBoard, such as for Keras's callback; None without TensorBoard.
+
+        Examples
+        --------
+        >>> keras.callbacks.TensorBoard(ctx.tensorboard_dir)  # doctest: +SKIP
+        """
+        return _tensorboard.node_dir(self._job, self.role, self.index)
 
     @property
     def restored(self) -> Any:
@@ -216,7 +227,28 @@ class Context(_side_node.LiveNode):
         """
         from .tf import read_files
 
-        return read_files(pattern, rank=self.rank, size=self.size, **options)
+        rank, size = self._stands_for or (self.rank, self.size)
+        return read_files(pattern, rank=rank, size=size, **options)
+
+    @contextlib.contextmanager
+    def _in_place_of(self, number: int, count: int) -> Iterator[None]:
+        """While it is open, files are shared out as for one of the workers that serve this chief."""
+        self._stands_for = (number, count)
+        try:
+            yield
+        finally:
+            self._stands_for = None
+
+    def fit(self, model: Any, data: Any, **options: Any) -> Any:
+        """Train a compiled model as the run is: in step, or asynchronously over parameter servers.
+
+        `data` is a function that returns this node's batches, ``lambda: ctx.dataset("train", 64)``;
+        `options` are those of `arcflow.tf.fit_async`, such as ``epochs`` and ``steps_per_epoch``.
+        Returns Keras's history as a dict.
+        """
+        from .tf._fit import fit
+
+        return fit(model, self, data, **options)
 
     def strategy(self) -> Any:
         """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.

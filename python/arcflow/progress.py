@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import math
 import sys
 import time
@@ -41,7 +42,8 @@ class Progress:
         self._enabled = enabled
         self._stream = stream or sys.stderr
         self._bar: Any = None
-        self._text = "starting"
+        self._text = self._phase = "starting"
+        self._links: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
         self._last_counters: dict[int, tuple[int, int]] = {}
         self._bound = ""
@@ -63,6 +65,7 @@ class Progress:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        self._links.clear()  # what they lead to has ended
         if exc_type is None:
             self._show(self._summary() or "done", force=True)
         if self._bar is not None:
@@ -70,7 +73,25 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a phase of the run."""
+        self._phase = text
         self._show(text, force=True)
+
+    def link(self, name: str, url: str) -> None:
+        """Show an address that belongs to the run, from now on also in the bar."""
+        self._links[name] = url
+        if not self._enabled:
+            return
+        if _in_notebook():
+            from IPython.display import HTML, display
+
+            display(
+                HTML(
+                    f'{html.escape(name)}: <a href="{html.escape(url)}" target="_blank">{html.escape(url)}</a>'
+                )
+            )
+        else:
+            self.line(f"{name}: {url}")
+        self._show(self._summary() or self._phase, force=True)
 
     def line(self, text: str) -> None:
         """Show a line that rank 0 wrote, above the bar."""
@@ -143,6 +164,7 @@ class Progress:
     def _show(self, text: str, force: bool = False) -> None:
         if not self._enabled or not text:
             return
+        text = " | ".join([text, *self._links.values()])
         self._text = f"{self._size} nodes: {text}" if self._size > 1 else f"1 node: {text}"
         if self._bar is not None:
             self._bar.set_description_str(self._text, refresh=True)

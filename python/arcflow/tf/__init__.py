@@ -10,8 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._fit import fit
     from ._per_node import is_per_node, per_node
     from ._read_files import read_files
+    from .async_fit import fit_async
     from .dataset import FeedDataset, make_dataset
     from .filesystem import register
     from .keras_callback import ProgressCallback
@@ -22,6 +24,8 @@ __all__ = [
     "FeedDataset",
     "ProgressCallback",
     "default_strategy",
+    "fit",
+    "fit_async",
     "is_per_node",
     "make_dataset",
     "per_node",
@@ -39,6 +43,8 @@ _LAZY = {
     "per_node": "_per_node",
     "register": "filesystem",
     "read_files": "_read_files",
+    "fit": "_fit",
+    "fit_async": "async_fit",
 }
 
 

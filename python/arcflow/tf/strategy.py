@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .. import errors
+from .. import _replicas, errors
 from . import _callbacks, _keras, _padding, transport
 from ._per_node import remainder_of
 
@@ -62,6 +62,10 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         super().__init__(
             cluster_resolver=cluster_resolver, communication_options=communication_options
         )
+        if _replicas.accumulates():
+            # Keras then updates in a branch of the graph, where replicas cannot meet in a merge call.
+            # They need not: gradients are reduced by collectives of each replica.
+            self.extended._use_merge_call = lambda: False
         self._arc_last_input: _LastInput | None = None
         self._arc_input_is_per_node = False  # so was the dataset distributed last
         self._arc_run_is_local = False  # arguments of the last `run` were this node's own rows
