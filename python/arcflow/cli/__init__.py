@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import _executor, errors
+from . import submit
+from .arguments import add_arguments, cluster, options
+
+__all__ = ["add_arguments", "cluster", "main", "options"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,20 +30,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status: 0 when all is well, 1 when a check failed, 2 for wrong usage.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["submit"]:  # what follows is for the most part not ours
+        return _submit(words[1:])
     parser = argparse.ArgumentParser(prog="arcflow", description="TensorFlow on Apache Spark.")
     parser.add_argument("--version", action="store_true", help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="command")
     _add_doctor(commands)
-    options = parser.parse_args(argv)
-    if options.version:
+    commands.add_parser("submit", help="print and run the spark-submit line of a program")
+    chosen = parser.parse_args(words)
+    if chosen.version:
         from .._version import version
 
         print(version())
         return 0
-    if options.command is None:
+    if chosen.command is None:
         parser.print_help()
         return 2
-    return int(options.run(options))
+    return int(chosen.run(chosen))
+
+
+def _submit(words: Sequence[str]) -> int:
+    try:
+        return submit.main(words)
+    except errors.ArcflowError as error:
+        print(f"arcflow submit: {error}", file=sys.stderr)
+        return 2
 
 
 def _add_doctor(commands: Any) -> None:
@@ -66,18 +82,18 @@ def _add_doctor(commands: Any) -> None:
     doctor.set_defaults(run=_doctor)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(chosen: argparse.Namespace) -> int:
     from .._doctor import Check, Report, machine_checks, session_checks
 
     checks = list(machine_checks())
-    if options.master or options.remote:
+    if chosen.master or chosen.remote:
         spark = None
         try:
-            _check_reachable(options)
-            spark = _session(options)
+            _check_reachable(chosen)
+            spark = _session(chosen)
             names = ("gpus", "feed_memory", "network", "ports")
-            wishes = {name: getattr(options, name) for name in names}
-            checks += session_checks(spark, options.size, wishes)
+            wishes = {name: getattr(chosen, name) for name in names}
+            checks += session_checks(spark, chosen.size, wishes)
         except Exception as error:  # a cluster that cannot be reached is a finding
             checks.append(
                 Check(
@@ -97,9 +113,9 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _check_reachable(options: argparse.Namespace) -> None:
+def _check_reachable(chosen: argparse.Namespace) -> None:
     """Refuse a server that does not answer at once; Spark's clients go on trying for minutes."""
-    url = urllib.parse.urlsplit(options.remote or options.master)
+    url = urllib.parse.urlsplit(chosen.remote or chosen.master)
     if url.scheme not in ("sc", "spark") or not url.hostname or "," in url.netloc:
         return
     port = url.port or (15002 if url.scheme == "sc" else 7077)
@@ -107,15 +123,15 @@ def _check_reachable(options: argparse.Namespace) -> None:
         raise errors.UnavailableError(f"nobody listens at {url.hostname}:{port}")
 
 
-def _session(options: argparse.Namespace) -> Any:
+def _session(chosen: argparse.Namespace) -> Any:
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("arcflow doctor")
-    builder = builder.remote(options.remote) if options.remote else builder.master(options.master)
-    if options.master:
+    builder = builder.remote(chosen.remote) if chosen.remote else builder.master(chosen.master)
+    if chosen.master:
         builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "OFF")
-    for setting in options.conf:
+    for setting in chosen.conf:
         key, equals, value = setting.partition("=")
         if not equals:
             raise errors.InvalidArgumentError(f"--conf {setting}: KEY=VALUE is needed")
