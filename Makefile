@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := build/venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test rdma-test bench chaos lint format tidy fuzz wheel install develop clean distclean
+.PHONY: help setup demo examples test rdma-test bench chaos lint format tidy fuzz wheel install develop clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t' -l 2 2>/dev/null || grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/
 	@cmake --preset bench -DPython_EXECUTABLE=$(CURDIR)/$(PY) >/dev/null
 	@cmake --build --preset bench --target arcflow_bench_ops control_load --parallel $(JOBS)
 	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
+
+examples: develop  ## every example on small data, both ways of reading (minutes; `pytest` runs some of them)
+	@ARCFLOW_ALL_EXAMPLES=1 $(PY) -m pytest -q python/tests/test_examples.py
 
 chaos: install  ## the fault table: every victim, fault and stage (as root; about an hour); writes build/bench/chaos.json
 	@$(INSTALLED) bench/chaos/run.py --output build/bench/chaos.json

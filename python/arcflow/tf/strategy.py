@@ -59,9 +59,17 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(
                 rpc_layer=protocol
             )
-        super().__init__(
-            cluster_resolver=cluster_resolver, communication_options=communication_options
-        )
+        try:
+            super().__init__(
+                cluster_resolver=cluster_resolver, communication_options=communication_options
+            )
+        except RuntimeError as error:
+            if "program startup" not in str(error):
+                raise
+            raise errors.FailedPreconditionError(
+                "ctx.strategy() has to come before the first dataset, tensor or model of the "
+                "program: TensorFlow joins its cluster only while it is untouched"
+            ) from error
         if _replicas.accumulates():
             # Keras then updates in a branch of the graph, where replicas cannot meet in a merge call.
             # They need not: gradients are reduced by collectives of each replica.

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MNIST on one machine: a Keras network learns digits. The two other programs here are made from this one."""
+
+import argparse
+
+import keras
+import mnist_data as data
+import tensorflow as tf
+
+
+def make_model(learning_rate):
+    model = keras.Sequential(
+        [
+            keras.Input((784,)),
+            keras.layers.Reshape((28, 28, 1)),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    optimizer = keras.optimizers.Adam(learning_rate)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def main(args):
+    model = make_model(args.learning_rate)
+    files = tf.data.Dataset.from_tensor_slices(data.files(args.images))
+    rows = files.interleave(data.records).batch(args.batch_size)
+    history = model.fit(rows, epochs=args.epochs, verbose=0)
+    model.save(args.model)
+    return history.history["accuracy"][-1]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", help="folder of idx or CSV files; small digits by default")
+    parser.add_argument("--model", default="mnist.keras")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=0.002)
+    args = parser.parse_args()
+    print("accuracy", main(args))
