@@ -159,9 +159,12 @@ class Run:
             self._beside = _beside.NodesBeside(plan, self._own_address(advertise))
             with Progress(self._size, [f.name for f in self._feeds], self._options.progress) as bar:
                 self._progress = bar
-                wish = self._options.tensorboard
-                with _tensorboard.Board(wish, self.run_id, bar.link, bar.line) as self._board:
+                with self._new_board() as self._board:
                     return self._see_through()
+
+    def _new_board(self) -> _tensorboard.Board:
+        wish = self._options.tensorboard
+        return _tensorboard.Board(wish, self.run_id, self._progress.link, self._progress.line)
 
     @contextlib.contextmanager
     def _coordinator(self, bind: str, advertise: str, secret: bytes) -> Iterator[Any]:

@@ -98,6 +98,7 @@ class Running(_run.Run):
         )
         self._beside = _beside.NodesBeside(plan, advertise)  # none
         self._progress = self._stack.enter_context(Progress(self._size, [], self._options.progress))
+        self._board = self._stack.enter_context(self._new_board())
         outcomes = self._see_through()
         self._agents = [
             {"rank": one.rank, "jvm_pid": one.outcome["jvm_pid"], "host": one.outcome["host"]}
@@ -117,6 +118,7 @@ class Running(_run.Run):
         while not self._closed and not self._all_finished:
             try:
                 self._take_event(_POLL_S)
+                self._board.poll()
             except errors.ArcflowError:  # the coordinator was closed
                 return
 
