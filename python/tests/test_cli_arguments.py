@@ -18,6 +18,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot impo
 
 # What a program says itself, because no word on a command line can.
 NOT_FLAGS = {"self", "spark", "profile", "host", "bind_host", "port", "python", "env"}
+NOT_FLAGS |= {"metrics_dir"}  # of programs that read scalars without TensorBoard
 RENAMED = {"size": "cluster_size", "ps": "num_ps_tasks", "gpus": "num_gpus"}
 
 
