@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,9 +102,9 @@ class Table:
     def __init__(self, hosts: Hosts, folder: Path, patience: float) -> None:
         self._hosts, self._folder, self._patience = hosts, folder, patience
         self._driver: Driver | None = None
-        self._placed: dict[
-            str, int
-        ] = {}  # host of each node of the run, also of those that have ended
+        self._struck = 0  # the process that was struck from outside
+        # Host of each node of the run, also of those that have ended.
+        self._placed: dict[str, int] = {}
 
     def close(self) -> None:
         if self._driver is not None:
@@ -167,6 +168,8 @@ class Table:
             at = _time_in(struck)  # memory lasted until then
         seconds = answer["ended"] - at
         left = self._left()
+        if cell.victim == "executor" and cell.fault == "SIGSTOP":
+            os.kill(self._struck, signal.SIGKILL)  # or Spark keeps its slots for two minutes
         return {
             "seconds": seconds,
             "named": named_rightly(cell, {**answer, "cut": cut}),
@@ -176,18 +179,19 @@ class Table:
         }
 
     def _strike(self, cell: Cell, folder: Path) -> tuple[float, list[str]]:
-        """Do what the cell says from outside; return when, and the nodes of a host cut off."""
+        """Do what the cell says from outside; return when, and the nodes that it takes along."""
         pid, kind = self._target(cell, folder)
         cut: list[str] = []
-        if cell.fault == "network cut":
+        if cell.fault == "network cut" or cell.victim == "executor":
             hosts = [0, 1] if cell.victim == "coordinator" else [self._hosts.host_of(pid)]
             self._look()
             cut = [node for node, host in self._placed.items() if host in hosts]
+        if cell.fault == "network cut":
             at = time.time()
             for host in hosts:
                 self._hosts.network.cut(host)
         else:
-            at = time.time()
+            at, self._struck = time.time(), pid
             strike(pid, cell.fault, kind=kind)
             if cell.fault in SLOW:
                 at = time.time()

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <utility>
 
 #include "arcflow/base/log.h"
@@ -30,6 +31,7 @@ constexpr std::chrono::seconds kClearTimeout{2};
 constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::chrono::seconds kHeldTimeout{5};  // for a debugger to let go of a dead node
 constexpr std::chrono::milliseconds kHeldPause{20};
+constexpr std::chrono::milliseconds kOomCountPause{50};
 constexpr double kStopNow = 0;
 constexpr int kShellKilled = 128 + SIGKILL;  // how a shell around the interpreter tells it
 
@@ -291,7 +293,11 @@ void NodeProcess::OnExit() {
 Failure NodeProcess::Explain(const ExitStatus& status) {
   Failure failure = raised_.value_or(Failure{});
   failure.log_tail = LogLines();
-  const std::string killed = oom_.Happened();
+  std::string killed = oom_.Happened();
+  if (killed.empty() && status.signal == SIGKILL && !stopping_) {
+    std::this_thread::sleep_for(kOomCountPause);  // the kernel counts it after it has killed
+    killed = oom_.Happened();
+  }
   if (raised_) {
     if (!killed.empty() && failure.cause != cause::kOutOfMemory) {
       failure.message += " (" + killed + ")";  // a child of the node's, say
