@@ -219,7 +219,7 @@ def test_a_network_of_keras_applications_trains_from_jpeg_files(tmp_path, progra
     pictures = imagenet_data.write_generated(tmp_path / "pictures")
     model = tmp_path / "m.keras"
     output = submitted(
-        f"imagenet/{program}", "--cluster_size", "1", "--images", pictures, "--network", network,
+        f"imagenet/{program}", "--cluster_size", "1", "--images", pictures, "--architecture", network,
         "--side", str(side), "--batch_size", "4", "--learning_rate", "0.001", "--model", str(model),
         cores=1,
     )  # fmt: skip
