@@ -56,6 +56,15 @@ class Cell:
         return self.victim == "evaluator" and self.stage == "shutdown"
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run has to go on as if nothing had been.
+
+        Nobody can tell the user of a driver that is stopped. It gets SIGCONT when its nodes have been
+        silent for longer than it allows, and must not blame them.
+        """
+        return self.victim == "coordinator" and self.fault == "SIGSTOP"
+
+    @property
     def within_s(self) -> float:
         """Seconds from the fault to the driver's error that are allowed."""
         silent = self.fault in ("SIGSTOP", "network cut")
@@ -87,6 +96,8 @@ def named_rightly(cell: Cell, answer: dict[str, Any]) -> bool:
     """Whether the driver's error names the node that was struck, and what struck it."""
     if cell.victim == "coordinator":
         # The driver itself: nobody is left to say anything, but for Ctrl-C and a cut network.
+        if cell.goes_on:
+            return answer.get("error") is None
         if cell.fault == "exception":
             return answer.get("error") == "RunInterruptedError"
         if cell.fault == "network cut":

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 
-from cells import LEFT_AFTER_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
+from cells import LEFT_AFTER_S, SILENCE_S, Cell, all_cells, diagonal, named_rightly  # noqa: E402
 from faults import SLOW, strike  # noqa: E402
 from hosts import JAVA_OPTIONS, MARK, Hosts, leftovers, nodes  # noqa: E402
 from page import page  # noqa: E402
@@ -144,7 +144,7 @@ class Table:
                 "stage": cell.stage,
                 "fault": cell.fault,
                 "inside": cell.inside,
-                "endless": cell.stage == "start",
+                "endless": cell.stage == "start" and not cell.goes_on,
             },
         }
 
@@ -195,6 +195,9 @@ class Table:
             strike(pid, cell.fault, kind=kind)
             if cell.fault in SLOW:
                 at = time.time()
+            if cell.goes_on:
+                time.sleep(SILENCE_S + 1)
+                os.kill(pid, signal.SIGCONT)
         (folder / "struck").write_text(repr(at))
         return at, cut
 

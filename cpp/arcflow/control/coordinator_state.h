@@ -125,6 +125,7 @@ class CoordinatorState {
   BarrierGroups barrier_;
   ClaimBook claims_;
   std::vector<Failure> failures_;  // in the order they came, with times of our clock
+  Deadline::Clock::time_point heartbeats_checked_ = Deadline::Clock::now();
   Deadline::Clock::time_point asked_who_lives_;
   Verdict verdict_;
   net::SharedFrame stop_;  // the verdict as all agents hear it

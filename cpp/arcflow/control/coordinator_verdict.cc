@@ -260,6 +260,13 @@ void CoordinatorState::OnJoinTimeout() {
 void CoordinatorState::CheckHeartbeats() {
   if (phase_ == Phase::kOver) return;
   const auto now = Deadline::Clock::now();
+  const auto pause = now - std::exchange(heartbeats_checked_, now);
+  if (pause > Seconds(options_.tuning.heartbeat_timeout_s / 2)) {
+    // The driver itself stood still (SIGSTOP, a paused machine): beats that came meanwhile are
+    // unread.
+    for (auto& [rank, member] : members_) member->last_seen = now;
+    return;
+  }
   for (auto& [rank, member] : members_) {
     if (member->left || now - member->last_seen < Seconds(options_.tuning.heartbeat_timeout_s))
       continue;
