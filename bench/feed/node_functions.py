@@ -68,6 +68,40 @@ def replay(ctx: Any) -> dict[str, list[float]]:
     return {"count": [first], **seconds}
 
 
+def replay_shuffled(ctx: Any) -> dict[str, list[float]]:
+    """Read the feed in seeded orders; beside it, interleaved, memcpy and `tf.data` over the same rows."""
+    import numpy as np
+    import tensorflow as tf
+    from shapes import SHAPES
+    from touch import counted, read_rows
+
+    shape, batch = SHAPES[ctx.args["shape"]], ctx.args["batch"]
+    feed = counted(ctx.dataset("train", batch_size=batch, remainder="partial", shuffle=11))
+    first = read_rows(iter(feed))  # waits for all rows
+    values = np.zeros((first, shape.elements), shape.dtype)
+    target = np.ones_like(values)
+    slices = tf.data.Dataset.from_tensor_slices(values)
+    arrays = counted(slices.shuffle(first, seed=1).batch(batch))
+
+    def read(dataset: Any) -> None:
+        if read_rows(iter(dataset)) != first:
+            raise RuntimeError("a pass has another number of rows than the first")
+
+    cases = {
+        "feed": lambda: read(feed),
+        "memcpy": lambda: np.copyto(target, values),
+        "tf": lambda: read(arrays),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(ctx.args["passes"] + 1):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            if number:  # the first of these is warm-up
+                seconds[name].append(time.perf_counter() - start)
+    return {"rows": [first], **seconds}
+
+
 def drain(ctx: Any) -> dict[str, Any]:
     """Read every byte of a feed to its end, noting when every so many rows had come."""
     from touch import touched

@@ -22,6 +22,7 @@ from harness import Row, environment, note, print_table, write_json  # noqa: E40
 PARTS = {
     "memory_to_tensor": 5,
     "epochs": 25,
+    "shuffle": 5,
     "bounded_memory": 1,
     "spark_to_tensor": 7,
     "launch": 5,

@@ -112,6 +112,7 @@ class Context(_side_node.LiveNode):
         label: str | Sequence[str] | Literal[False] | None = None,
         weight: str | None = None,
         remainder: str | None = None,
+        shuffle: bool | int = False,
         **options: Any,
     ) -> Any:
         """Return this node's rows of a feed as a `tf.data.Dataset` of batches.
@@ -128,6 +129,10 @@ class Context(_side_node.LiveNode):
         remainder
             What happens when nodes hold different numbers of rows: ``"pad"``, ``"drop"``,
             ``"refuse"`` or ``"partial"``; by default as the `Cluster` says.
+        shuffle
+            A seed, for an order of all rows of this node that is another one in each pass and the
+            same in each run that feeds the same rows; True for one by chance. The first batch waits
+            for the last row.
         options
             Passed to `arcflow.tf.make_dataset`.
 
@@ -147,6 +152,7 @@ class Context(_side_node.LiveNode):
             label=label,
             weight=weight,
             remainder=self._checked_remainder(remainder),
+            shuffle=shuffle,
             size=self.size,
             **options,
         )

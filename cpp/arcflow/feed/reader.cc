@@ -14,8 +14,10 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "arcflow/feed/log.h"
 #include "arcflow/feed/reader_link.h"
 #include "arcflow/feed/reader_mappings.h"
+#include "arcflow/feed/row_shuffle.h"
 #include "arcflow/feed/segment_view.h"
 
 namespace arcflow::feed {
@@ -68,10 +70,13 @@ struct Reader::Impl {
   void DropPassed();
   void DropAll();
   Batch Cut();
+  void CutShuffled(Batch* batch);
+  void PrepareShuffle();
   void Count(const Batch& batch);
   void EndPass(bool complete);
 
   std::uint64_t first_row() const { return step * options.batch_size; }
+  bool shuffled() const { return options.shuffle_seed.has_value(); }
   bool cancelled() const { return cancel_requested.load(std::memory_order_relaxed); }
 
   ReaderOptions options;
@@ -90,7 +95,12 @@ struct Reader::Impl {
   ReaderLink::PlanAnswer plan;
   std::uint64_t step = 0;
   bool ended = false;
-  Status failed;  // sticky until Seek
+  // Of a shuffled pass, once all rows are there:
+  std::uint64_t epoch = 0;
+  RowShuffle order;
+  std::vector<std::uint64_t> starts;  // first rows of `held`
+  std::shared_ptr<const std::vector<std::shared_ptr<const SegmentView>>> all;  // its views
+  Status failed;                                                               // sticky until Seek
   PassStats pass;
   std::optional<Clock::time_point> handed_out;  // when the last batch was
 };
@@ -103,6 +113,8 @@ Result<Reader::Impl::Need> Reader::Impl::Planned(Need if_it_exists) const {
 }
 
 Result<Reader::Impl::Need> Reader::Impl::WhatIsMissing() const {
+  // Any row may be the first: all of them have to be there, and then places count as rows do.
+  if (shuffled() && (!feed_rows || known_end < *feed_rows)) return Need::kRows;
   const bool full = known_end >= first_row() + options.batch_size;
   const bool any = feed_rows && *feed_rows > first_row();  // a short batch of own rows
   switch (options.remainder) {
@@ -130,9 +142,11 @@ Result<Reader::Impl::Need> Reader::Impl::WhatIsMissing() const {
 /// one about steps.
 Status Reader::Impl::AskAhead(Need need) {
   const bool want_rows = need == Need::kRows || (need == Need::kNothing && held.size() < 2);
-  if (want_rows && !feed_rows && !link->row_asked()) {
+  const bool may_come = !feed_rows || (shuffled() && known_end < *feed_rows);
+  if (want_rows && may_come && !link->row_asked()) {
     link_used = true;
-    ARC_TRY(link->AskRow(known_end));
+    // To ask for a row that there never is means to wait for the end, without a lease on anything.
+    ARC_TRY(link->AskRow(shuffled() && !feed_rows ? FeedLog::kMaxRows : known_end));
   }
   const bool plan_ahead = options.remainder == Remainder::kDrop && !plan.final &&
                           step + 1 >= plan.steps && need != Need::kEnd;
@@ -146,6 +160,13 @@ Status Reader::Impl::AskAhead(Need need) {
 Status Reader::Impl::Apply(ReaderLink::Answer answer) {
   if (auto* segment = std::get_if<ReaderLink::SegmentAnswer>(&answer)) {
     return ApplySegment(std::move(*segment));
+  }
+  if (const auto* end = std::get_if<ReaderLink::EndAnswer>(&answer); end != nullptr && shuffled()) {
+    if (feed_rows) return DataLoss("the feed ended again, at row " + std::to_string(end->rows));
+    feed_rows = end->rows;
+    link.reset();  // a session reads forwards only
+    plan = {};
+    return Status::Ok();
   }
   if (const auto* end = std::get_if<ReaderLink::EndAnswer>(&answer)) {
     if (end->rows > known_end || (!held.empty() && end->rows != known_end)) {
@@ -201,6 +222,10 @@ void Reader::Impl::DropAll() {
 
 Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need) {
   for (;;) {
+    if (link == nullptr) {
+      ARC_ASSIGN(link, ReaderLink::Open(broker.get(), options.feed, cancel.get(), deadline));
+      link_used = false;
+    }
     ARC_ASSIGN(*need, WhatIsMissing());
     ARC_TRY(AskAhead(*need));
     if (*need == Need::kNothing || *need == Need::kEnd) return Status::Ok();
@@ -217,10 +242,42 @@ Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need) {
   }
 }
 
+/// Once, when all rows are there.
+void Reader::Impl::PrepareShuffle() {
+  order = RowShuffle(*feed_rows, *options.shuffle_seed, epoch,
+                     static_cast<std::uint64_t>(link->rank()));
+  starts.clear();
+  auto views = std::make_shared<std::vector<std::shared_ptr<const SegmentView>>>();
+  for (const Held& h : held) {
+    starts.push_back(h.first_row);
+    views->push_back(h.view);
+  }
+  all = std::move(views);
+}
+
+void Reader::Impl::CutShuffled(Batch* batch) {
+  if (all == nullptr) PrepareShuffle();
+  batch->segments = all;
+  const std::uint64_t end = std::min(first_row() + options.batch_size, known_end);
+  if (end > first_row()) batch->gathered.reserve(end - first_row());
+  for (std::uint64_t place = first_row(); place < end; ++place) {
+    const std::uint64_t row = order(place);
+    const auto after = std::upper_bound(starts.begin(), starts.end(), row);
+    const auto i = static_cast<std::size_t>(after - starts.begin()) - 1;
+    batch->gathered.push_back({(*all)[i].get(), row - starts[i]});
+  }
+}
+
 /// The rows of this step that are there, and padding for those that are not.
 Batch Reader::Impl::Cut() {
   Batch batch;
   batch.step = step;
+  if (shuffled()) {
+    CutShuffled(&batch);
+    if (options.remainder == Remainder::kPad)
+      batch.padding = options.batch_size - batch.real_rows();
+    return batch;
+  }
   std::uint64_t row = first_row();
   const std::uint64_t end = std::min(row + options.batch_size, known_end);
   for (const Held& h : held) {
@@ -246,6 +303,7 @@ void Reader::Impl::Count(const Batch& batch) {
   for (std::size_t c = 0; c < schema.columns.size(); ++c) {
     if (schema.columns[c].variable()) {
       for (const Piece& p : batch.pieces) bytes += p.segment->RowBytes(c, p.begin, p.rows);
+      for (const RowAt& at : batch.gathered) bytes += at.segment->RowBytes(c, at.row, 1);
     } else {
       bytes += batch.rows() * schema.columns[c].row_bytes();
       copied = copied || (schema.columns[c].row_bytes() > 0 && DenseView(batch, c).empty());
@@ -278,6 +336,8 @@ void Reader::Impl::EndPass(bool complete) {
       options.counters->counters().heartbeat.fetch_add(1, std::memory_order_relaxed);
     }
   }
+  all.reset();
+  order = {};
   DropAll();
   if (!mappings) return;
   IdleMappings::Instance().Give(broker.get(), options.feed, *std::move(mappings), complete);
@@ -293,11 +353,7 @@ Result<std::optional<Batch>> Reader::Impl::Next(Deadline deadline) {
                                                       std::memory_order_relaxed);
   }
   handed_out.reset();
-  if (link == nullptr) {
-    ARC_ASSIGN(link, ReaderLink::Open(broker.get(), options.feed, cancel.get(), deadline));
-    link_used = false;
-  }
-  DropPassed();
+  if (!shuffled()) DropPassed();
   Need need = Need::kNothing;
   if (const Status status = WaitForBatch(deadline, &need); !status.ok()) {
     if (cancelled()) return Cancelled("the reader was cancelled");
@@ -330,6 +386,13 @@ Result<std::unique_ptr<Reader>> Reader::Open(int broker_fd, ReaderOptions option
   impl->options = std::move(options);
   ARC_ASSIGN(impl->link, ReaderLink::Open(impl->broker.get(), impl->options.feed,
                                           impl->cancel.get(), deadline));
+  if (impl->shuffled() && impl->link->read_once()) {
+    return FailedPrecondition(
+        "feed '" + impl->options.feed +
+        "' has cache='none', so its rows can be read only once and in order: to "
+        "shuffle all of them use cache='auto', or tf.data's shuffle(buffer) "
+        "without shuffle=");
+  }
   impl->schema = impl->link->schema();
   impl->gauge->max_leases = static_cast<std::int64_t>(impl->link->max_leases());
   return std::unique_ptr<Reader>(new Reader(std::move(impl)));
@@ -343,7 +406,9 @@ const ReaderOptions& Reader::options() const { return impl_->options; }
 Result<std::optional<Batch>> Reader::Next(Deadline deadline) { return impl_->Next(deadline); }
 std::uint64_t Reader::position() const { return impl_->step; }
 
-Status Reader::Seek(std::uint64_t step) {
+Status Reader::Seek(std::uint64_t step) { return Seek(step, impl_->epoch); }
+
+Status Reader::Seek(std::uint64_t step, std::uint64_t epoch) {
   Impl& r = *impl_;
   if (!StepInRange(step, r.options.batch_size)) {
     return OutOfRange("step " + std::to_string(step) + " is out of range");
@@ -353,7 +418,8 @@ Status Reader::Seek(std::uint64_t step) {
   // anywhere.
   if (r.link_used || !r.failed.ok()) r.link.reset();
   r.step = step;
-  r.known_end = r.first_row();
+  r.epoch = epoch;
+  r.known_end = r.shuffled() ? 0 : r.first_row();
   r.feed_rows.reset();
   r.plan = {};
   r.ended = false;

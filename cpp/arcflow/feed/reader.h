@@ -44,11 +44,19 @@ struct Piece {
   std::size_t rows = 0;
 };
 
+/// One row of a shuffled batch.
+struct RowAt {
+  const SegmentView* segment = nullptr;  // kept by Batch::segments
+  std::size_t row = 0;
+};
+
 /// One step's rows: all pieces in order (row count = batch_size less padding), then `padding` rows
-/// of weight 0.
+/// of weight 0. A shuffled batch has no pieces, but single rows.
 struct Batch {
   std::uint64_t step = 0;  // since the start of the pass
   std::vector<Piece> pieces;
+  std::vector<RowAt> gathered;
+  std::shared_ptr<const std::vector<std::shared_ptr<const SegmentView>>> segments;  // of `gathered`
   std::size_t padding = 0;
 
   std::size_t real_rows() const;
@@ -60,6 +68,9 @@ struct ReaderOptions {
   std::size_t batch_size = 0;  // rows per batch on this rank, > 0
   Remainder remainder = Remainder::kPad;
   std::shared_ptr<CounterPage> counters;  // may be null
+  /// Rows come in an order that follows from seed, epoch, rank and the number of rows alone (see
+  /// RowShuffle). The first batch then waits for the end of the feed.
+  std::optional<std::uint64_t> shuffle_seed = {};
 };
 
 /// One pass over a feed, from any position. Several readers of one feed are independent.
@@ -70,6 +81,7 @@ class Reader {
   /// Opens a reader through the node's broker socket (`broker_fd`, not owned): makes a packet pair,
   /// hands one end to the agent, waits for the schema. Errors: NotFound for an unknown feed
   /// (message lists the feeds), Unavailable, DeadlineExceeded.
+  /// FailedPrecondition for shuffling a feed whose rows can be read only once (cache none).
   static Result<std::unique_ptr<Reader>> Open(int broker_fd, ReaderOptions options,
                                               Deadline deadline);
   ~Reader();
@@ -87,6 +99,8 @@ class Reader {
   std::uint64_t position() const;
   /// Goes on at that step. Rows are addressed by number, so nothing is read in between.
   Status Seek(std::uint64_t step);
+  /// The same in the order that shuffling gives in another epoch; 0 is that of a new reader.
+  Status Seek(std::uint64_t step, std::uint64_t epoch);
 
   /// Makes a blocked and every later Next return Cancelled. Async-signal-free, callable from any
   /// thread.

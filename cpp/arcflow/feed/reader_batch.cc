@@ -9,8 +9,45 @@
 
 namespace arcflow::feed {
 
+namespace {
+
+// How many rows ahead memory is asked for: as many as hide its latency, few enough to be still in
+// the cache when their turn comes.
+constexpr std::size_t kPrefetchRows = 6;
+constexpr std::size_t kPrefetchBytes = 1024;  // of a row; the rest comes by the hardware's own
+constexpr std::size_t kLine = 64;
+
+void Prefetch(const std::byte* row, std::size_t bytes) {
+  const std::size_t n = bytes < kPrefetchBytes ? bytes : kPrefetchBytes;
+  for (std::size_t i = 0; i < n; i += kLine) __builtin_prefetch(row + i);
+}
+
+/// Single rows one after the other to `to`; false when the batch holds a row that is not there.
+bool Gather(const std::vector<RowAt>& rows, std::size_t column, std::size_t row_bytes,
+            std::byte* to) {
+  const std::size_t n = rows.size();
+  const std::byte* ahead[kPrefetchRows] = {};
+  for (std::size_t i = 0; i < n + kPrefetchRows; ++i) {
+    // The address is worked out once, when the row is asked for.
+    const std::byte* ready = ahead[i % kPrefetchRows];
+    if (i < n) {
+      const auto bytes = rows[i].segment->Dense(column, rows[i].row, 1);
+      if (bytes.size() != row_bytes) return false;
+      Prefetch(bytes.data(), row_bytes);
+      ahead[i % kPrefetchRows] = bytes.data();
+    }
+    if (i >= kPrefetchRows) {
+      std::memcpy(to, ready, row_bytes);
+      to += row_bytes;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
 std::size_t Batch::real_rows() const {
-  std::size_t rows = 0;
+  std::size_t rows = gathered.size();
   for (const Piece& piece : pieces) rows += piece.rows;
   return rows;
 }
@@ -37,6 +74,11 @@ Status CopyColumn(const Batch& batch, const columnar::Schema& schema, std::size_
   }
   if (out.empty()) return Status::Ok();
   std::byte* to = out.data();
+  if (row_bytes > 0 && !Gather(batch.gathered, column, row_bytes, to)) {
+    return InvalidArgument("column '" + schema.columns[column].name +
+                           "': the batch has no such rows");
+  }
+  to += batch.gathered.size() * row_bytes;
   for (const Piece& piece : batch.pieces) {
     const auto bytes = piece.segment->Dense(column, piece.begin, piece.rows);
     if (bytes.size() != piece.rows * row_bytes) {
@@ -63,6 +105,7 @@ Status StringColumn(const Batch& batch, std::size_t column, std::vector<std::str
   for (const Piece& piece : batch.pieces) {
     ARC_TRY(piece.segment->Rows(column, piece.begin, piece.rows, &values));
   }
+  for (const RowAt& at : batch.gathered) ARC_TRY(at.segment->Rows(column, at.row, 1, &values));
   const std::string_view last = values.empty() ? std::string_view() : values.back();
   values.insert(values.end(), batch.padding, last);
   *out = std::move(values);

@@ -168,6 +168,9 @@ Status ReaderLink::ReadSchema(const json& packet, const std::vector<Fd>& fds) {
   }
   ARC_ASSIGN(schema_, columnar::Schema::FromJson(schema));
   ARC_ASSIGN(max_leases_, Number(packet, "max_leases"));
+  if (packet.contains("read_once")) {
+    ARC_ASSIGN(read_once_, Flag(packet, "read_once"));
+  }
   ARC_ASSIGN(const std::uint64_t rank, Number(packet, "rank"));
   ARC_ASSIGN(const std::uint64_t size, Number(packet, "size"));
   rank_ = static_cast<int>(rank);

@@ -51,6 +51,8 @@ class ReaderLink {
 
   const columnar::Schema& schema() const { return schema_; }
   std::size_t max_leases() const { return max_leases_; }
+  /// Rows may be gone once they were read (cache none).
+  bool read_once() const { return read_once_; }
   int rank() const { return rank_; }
   int size() const { return size_; }
 
@@ -83,6 +85,7 @@ class ReaderLink {
   int cancel_fd_;
   columnar::Schema schema_;
   std::size_t max_leases_ = 0;
+  bool read_once_ = false;
   int rank_ = 0;
   int size_ = 1;
   bool row_asked_ = false;

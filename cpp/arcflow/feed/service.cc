@@ -95,6 +95,7 @@ Status FeedService::Impl::SendSchema(ReaderSession& reader, const Feed& feed) {
   constexpr std::size_t kMostInPacket = net::kMaxPacketBytes / 2;
   json packet{
       {"op", "schema"}, {"rank", rank}, {"size", size}, {"max_leases", memory.MaxLeases(feed)}};
+  if (feed.cache == Cache::kNone) packet["read_once"] = true;
   json schema = feed.schema.ToJson();
   const std::string text = schema.dump(-1, ' ', false, json::error_handler_t::replace);
   if (text.size() <= kMostInPacket) {

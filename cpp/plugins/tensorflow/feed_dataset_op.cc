@@ -19,6 +19,7 @@
 #include "arcflow/base/deadline.h"
 #include "arcflow/feed/reader.h"
 #include "batch_tensors.h"
+#include "shuffle_epochs.h"
 #include "status.h"
 #include "tensorflow_headers.h"
 
@@ -41,6 +42,9 @@ namespace data = tensorflow::data;
 /// Opening waits for one answer of the agent, which is this node's own parent.
 constexpr std::chrono::seconds kOpenTimeout{60};
 constexpr char kStep[] = "step";
+constexpr char kEpoch[] = "epoch";
+constexpr char kSeed[] = "seed";
+constexpr std::int64_t kNoEpoch = -1;  // the pass has not begun
 constexpr char kBrokerFd[] = "ARCFLOW_NODE_FD";
 constexpr char kCounterFd[] = "ARCFLOW_COUNTER_FD";
 
@@ -73,6 +77,9 @@ struct FeedParams {
   std::int64_t batch_size = 0;
   std::string remainder;
   bool sample_weight = false;
+  bool shuffle = false;
+  std::int64_t seed = 0;
+  std::string shuffle_id;  // names the dataset for ShuffleEpochs
 };
 
 absl::Status RemainderFromName(const std::string& name, feed::Remainder* out) {
@@ -113,6 +120,7 @@ Result<std::shared_ptr<feed::Reader>> OpenReader(const FeedParams& params,
   options.batch_size = static_cast<std::size_t>(params.batch_size);
   options.remainder = remainder;
   options.counters = std::move(counters);
+  if (params.shuffle) options.shuffle_seed = static_cast<std::uint64_t>(params.seed);
   ARC_ASSIGN(std::unique_ptr<feed::Reader> reader,
              feed::Reader::Open(broker, std::move(options), Deadline::After(kOpenTimeout)));
   return std::shared_ptr<feed::Reader>(std::move(reader));
@@ -179,6 +187,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   absl::Status GetNextInternal(data::IteratorContext* ctx, std::vector<Tensor>* out,
                                bool* end_of_sequence) override {
     mutex_lock lock(mu_);
+    TF_RETURN_IF_ERROR(BeginPass());
     Result<std::optional<feed::Batch>> next = reader_->Next(Deadline::Infinite());
     if (!next.ok()) return ToTf(next.status());
     *end_of_sequence = !next->has_value();
@@ -192,6 +201,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
                             int* num_skipped) override {
     {
       mutex_lock lock(mu_);
+      TF_RETURN_IF_ERROR(BeginPass());
       if (reader_->position() == 0 && num_to_skip > 0) {
         TF_RETURN_IF_ERROR(ToTf(reader_->Seek(static_cast<std::uint64_t>(num_to_skip))));
         *num_skipped = num_to_skip;
@@ -211,6 +221,10 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   absl::Status SaveInternal(data::SerializationContext*,
                             data::IteratorStateWriter* writer) override {
     mutex_lock lock(mu_);
+    if (dataset()->params_.shuffle) {
+      TF_RETURN_IF_ERROR(writer->WriteScalar(prefix(), kEpoch, epoch_));
+      TF_RETURN_IF_ERROR(writer->WriteScalar(prefix(), kSeed, dataset()->params_.seed));
+    }
     return writer->WriteScalar(prefix(), kStep, static_cast<int64_t>(reader_->position()));
   }
 
@@ -219,10 +233,34 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     int64_t step = 0;
     TF_RETURN_IF_ERROR(reader->ReadScalar(prefix(), kStep, &step));
     if (step < 0) return absl::DataLossError("the saved position of a feed is negative");
+    if (dataset()->params_.shuffle) TF_RETURN_IF_ERROR(RestoreEpoch(reader));
     return ToTf(reader_->Seek(static_cast<std::uint64_t>(step)));
   }
 
  private:
+  /// Settles, when the first element is wanted, which epoch this is.
+  absl::Status BeginPass() {
+    if (!dataset()->params_.shuffle || epoch_ != kNoEpoch) return absl::OkStatus();
+    epoch_ = ShuffleEpochs::Instance().Take(dataset()->params_.shuffle_id);
+    return ToTf(reader_->Seek(reader_->position(), static_cast<std::uint64_t>(epoch_)));
+  }
+
+  /// The saved pass goes on in its order; the ones after it follow.
+  absl::Status RestoreEpoch(data::IteratorStateReader* reader) {
+    int64_t seed = 0;
+    TF_RETURN_IF_ERROR(reader->ReadScalar(prefix(), kSeed, &seed));
+    TF_RETURN_IF_ERROR(reader->ReadScalar(prefix(), kEpoch, &epoch_));
+    if (seed != dataset()->params_.seed) {
+      return absl::InvalidArgumentError(
+          "feed '" + dataset()->params_.feed + "': the saved position is of shuffle seed " +
+          std::to_string(seed) + ", this dataset has " + std::to_string(dataset()->params_.seed));
+    }
+    if (epoch_ == kNoEpoch) return absl::OkStatus();
+    if (epoch_ < 0) return absl::DataLossError("the saved epoch of a feed is negative");
+    ShuffleEpochs::Instance().Set(dataset()->params_.shuffle_id, epoch_ + 1);
+    return ToTf(reader_->Seek(0, static_cast<std::uint64_t>(epoch_)));
+  }
+
   /// Where in the feed's schema lies what a component is made of.
   struct Component {
     std::string kind;
@@ -321,6 +359,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   mutex mu_;
   std::shared_ptr<feed::Reader> reader_;  // used under mu_, but for Cancel
   std::vector<Component> components_;
+  int64_t epoch_ = kNoEpoch;  // of a shuffled pass
   std::function<void()> deregister_;
 };
 
@@ -347,9 +386,20 @@ absl::Status FeedDataset::AsGraphDefInternal(data::SerializationContext*, Datase
   tensorflow::AttrValue sample_weight;
   b->BuildAttrValue(params_.remainder, &remainder);
   b->BuildAttrValue(params_.sample_weight, &sample_weight);
-  return b->AddDataset(
-      this, {feed, columns, bytes, batch_size},
-      {{"kinds", kinds}, {"remainder", remainder}, {"sample_weight", sample_weight}}, output);
+  tensorflow::AttrValue shuffle;
+  tensorflow::AttrValue seed;
+  tensorflow::AttrValue shuffle_id;
+  b->BuildAttrValue(params_.shuffle, &shuffle);
+  b->BuildAttrValue(params_.seed, &seed);
+  b->BuildAttrValue(params_.shuffle_id, &shuffle_id);
+  return b->AddDataset(this, {feed, columns, bytes, batch_size},
+                       {{"kinds", kinds},
+                        {"remainder", remainder},
+                        {"sample_weight", sample_weight},
+                        {"shuffle", shuffle},
+                        {"seed", seed},
+                        {"shuffle_id", shuffle_id}},
+                       output);
 }
 
 class FeedDatasetOp final : public data::DatasetOpKernel {
@@ -359,6 +409,9 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
     OP_REQUIRES_OK(ctx, RemainderFromName(remainder_name_, &remainder_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("sample_weight", &sample_weight_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("kinds", &kinds_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("shuffle", &shuffle_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("seed", &seed_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("shuffle_id", &shuffle_id_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_types", &types_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_shapes", &shapes_));
   }
@@ -379,6 +432,9 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
     params.kinds = kinds_;
     params.remainder = remainder_name_;
     params.sample_weight = sample_weight_;
+    params.shuffle = shuffle_;
+    params.seed = seed_;
+    params.shuffle_id = shuffle_id_;
     OP_REQUIRES(ctx, params.batch_size > 0,
                 absl::InvalidArgumentError("batch_size is " + std::to_string(params.batch_size)));
     const std::size_t components = params.columns.size() + (sample_weight_ ? 1 : 0);
@@ -397,6 +453,9 @@ class FeedDatasetOp final : public data::DatasetOpKernel {
   feed::Remainder remainder_ = feed::Remainder::kPad;
   bool sample_weight_ = false;
   std::vector<std::string> kinds_;
+  bool shuffle_ = false;
+  std::int64_t seed_ = 0;
+  std::string shuffle_id_;
   DataTypeVector types_;
   std::vector<PartialTensorShape> shapes_;
 };
@@ -411,6 +470,9 @@ REGISTER_OP("Arcflow>FeedDataset")
     .Attr("remainder: {'pad', 'drop', 'refuse', 'partial'} = 'pad'")
     .Attr("kinds: list({'column', 'splits', 'values', 'strings'})")
     .Attr("sample_weight: bool = false")
+    .Attr("shuffle: bool = false")
+    .Attr("seed: int = 0")
+    .Attr("shuffle_id: string = ''")
     .Attr("output_types: list(type) >= 1")
     .Attr("output_shapes: list(shape) >= 1")
     .SetIsStateful()
@@ -424,6 +486,34 @@ REGISTER_OP("Arcflow>FeedDataset")
       return tensorflow::shape_inference::ScalarShape(c);
     });
 REGISTER_KERNEL_BUILDER(Name("Arcflow>FeedDataset").Device(tensorflow::DEVICE_CPU), FeedDatasetOp);
+
+/// Says which epoch the next pass of a shuffled dataset is.
+class ShuffleEpochOp final : public tensorflow::OpKernel {
+ public:
+  explicit ShuffleEpochOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("shuffle_id", &shuffle_id_));
+  }
+  void Compute(OpKernelContext* ctx) override {
+    const std::int64_t epoch = ctx->input(0).scalar<std::int64_t>()();
+    OP_REQUIRES(ctx, epoch >= 0,
+                absl::InvalidArgumentError("epoch " + std::to_string(epoch) + " is negative"));
+    ShuffleEpochs::Instance().Set(shuffle_id_, epoch);
+  }
+
+ private:
+  std::string shuffle_id_;
+};
+
+REGISTER_OP("Arcflow>ShuffleEpoch")
+    .Input("epoch: int64")
+    .Attr("shuffle_id: string")
+    .SetIsStateful()
+    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* c) {
+      tensorflow::shape_inference::ShapeHandle unused;
+      return c->WithRank(c->input(0), 0, &unused);
+    });
+REGISTER_KERNEL_BUILDER(Name("Arcflow>ShuffleEpoch").Device(tensorflow::DEVICE_CPU),
+                        ShuffleEpochOp);
 
 }  // namespace
 }  // namespace arcflow::tf

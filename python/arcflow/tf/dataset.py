@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -43,6 +45,8 @@ class FeedDataset(dataset_ops.DatasetSource):
         Rows of a batch.
     remainder
         ``"pad"``, ``"drop"``, ``"refuse"`` or ``"partial"``.
+    shuffle
+        Seed of an order of all rows, another in each pass; None: as they came.
     padding_weight
         Appends ``w`` to the elements, float32, 1 for rows and 0 for padding: ``(*structure, w)``
         for a tuple, else ``(structure, w)``.
@@ -57,9 +61,12 @@ class FeedDataset(dataset_ops.DatasetSource):
         *,
         remainder: str = "pad",
         padding_weight: bool = False,
+        shuffle: int | None = None,
     ) -> None:
         rows = batch_size if remainder in ("pad", "drop") else None
         parts = [Component(p) if isinstance(p, str) else p for p in tf.nest.flatten(structure)]
+        # Kernels come and go with iterators; passes are counted by name.
+        self._shuffle_id = "" if shuffle is None else uuid.uuid4().hex
         spec = tf.nest.pack_sequence_as(structure, [part.spec(columns, rows) for part in parts])
         if padding_weight:
             head = spec if isinstance(spec, tuple) else (spec,)
@@ -74,12 +81,22 @@ class FeedDataset(dataset_ops.DatasetSource):
             kinds=[part.kind for part in parts],
             remainder=remainder,
             sample_weight=padding_weight,
+            shuffle=shuffle is not None,
+            seed=shuffle or 0,
+            shuffle_id=self._shuffle_id,
             output_types=[s.dtype for s in flat],
             output_shapes=[s.shape for s in flat],
         )
         super().__init__(variant)
         self.arcflow_source = (feed, batch_size)  # for checkpoints, which count steps
         per_node(self, remainder=remainder)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is, for its order; each pass after it is one more."""
+        if self._shuffle_id:
+            ops.load().arcflow_shuffle_epoch(
+                tf.constant(epoch, tf.int64), shuffle_id=self._shuffle_id
+            )
 
     @property
     def element_spec(self) -> Any:
@@ -102,6 +119,7 @@ def make_dataset(
     label: str | Sequence[str] | Literal[False] | None = None,
     weight: str | None = None,
     remainder: str = "pad",
+    shuffle: bool | int = False,
     size: int | None = None,
 ) -> tf.data.Dataset:
     """Make a dataset of a feed with elements as Keras takes them.
@@ -127,6 +145,10 @@ def make_dataset(
         When nodes hold different numbers of rows: ``"pad"`` fills up with rows of weight zero,
         ``"drop"`` leaves rows out, ``"refuse"`` is an error, ``"partial"`` lets this node make its
         own number of steps. With one node, ``"pad"`` ends with a short batch instead of padding.
+    shuffle
+        An integer: the seed of an order of all rows of this node, which is another one in each pass
+        and the same in each run that feeds the same rows; the first batch then waits for the last
+        row. True: a seed by chance.
     size
         Number of nodes; by default as ``TF_CONFIG`` says.
 
@@ -147,17 +169,20 @@ def make_dataset(
     values = {value["name"]: value for value in values_of(schema)}
     columns = next(iter(values.values()))["columns"]
     _check(feed, batch_size, remainder)
+    seed = _seed(feed, shuffle)
     roles = _roles(feed, values, features, label, weight)
     nodes = _nodes() if size is None else size
     names = _structure(roles)
-    dataset: tf.data.Dataset = FeedDataset(
+    source = FeedDataset(
         feed,
         tf.nest.map_structure(lambda name: components(values[name]), names),
         columns,
         batch_size,
         remainder="partial" if remainder == "pad" and nodes == 1 else remainder,
         padding_weight=remainder == "pad",
+        shuffle=seed,
     )
+    dataset: tf.data.Dataset = source
     plain = all(is_plain(values[name]) for name in tf.nest.flatten(names))
     moved = roles.weight or (remainder == "pad" and not roles.labels)
     if moved or not plain:
@@ -166,6 +191,7 @@ def make_dataset(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = per_node(dataset.with_options(options), remainder=remainder)
     dataset.features = roles.features
+    dataset.set_epoch = source.set_epoch
     return dataset
 
 
@@ -213,6 +239,16 @@ def _one_or_dict(names: Sequence[str]) -> Any:
 def _nodes() -> int:
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
     return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
+
+
+def _seed(feed: str, shuffle: bool | int) -> int | None:
+    if isinstance(shuffle, bool):
+        return random.SystemRandom().getrandbits(63) if shuffle else None
+    if not isinstance(shuffle, int) or not 0 <= shuffle < 1 << 63:
+        raise errors.InvalidArgumentError(
+            f"feed {feed!r}: shuffle={shuffle!r} is neither True, False nor a seed from 0 on"
+        )
+    return shuffle
 
 
 def _check(feed: str, batch_size: int, remainder: str) -> None:

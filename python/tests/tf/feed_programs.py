@@ -63,6 +63,48 @@ def addresses(column: dict, batch_size: int) -> list[tuple[bool, int]]:
     return found
 
 
+def shuffled(columns: list[dict], directory: str) -> dict:
+    """Passes in seeded orders; one that is saved, and gone on with from another iterator."""
+
+    def make(seed: Any) -> Any:
+        return make_dataset(
+            "train", 64, schema=columns, label=False, remainder="partial", shuffle=seed
+        )
+
+    def passes(ds: Any, count: int) -> list[list[int]]:
+        return [[int(v) for batch in ds for v in batch] for _ in range(count)]
+
+    found = {"seven": passes(make(7), 3), "again": passes(make(7).prefetch(2), 3)}
+    found |= {"eight": passes(make(8), 1), "chance": passes(make(True), 2)}
+    ds = make(7)
+    passes(ds, 1)
+    iterator = iter(ds)
+    found["before"] = [int(v) for _ in range(3) for v in next(iterator)]
+    path = tf.train.Checkpoint(iterator=iterator).save(f"{directory}/position")
+    other = make(7)
+    resumed = iter(other)
+    tf.train.Checkpoint(iterator=resumed).restore(path)
+    found["after"] = [int(v) for batch in resumed for v in batch]
+    found["next"] = passes(other, 1)
+    try:
+        tf.train.Checkpoint(iterator=iter(make(8))).restore(path)
+    except tf.errors.InvalidArgumentError as e:
+        found["refused"] = str(e)
+    chosen = make(7)
+    chosen.set_epoch(2)
+    found["chosen"] = passes(chosen.skip(1), 1)
+    return found
+
+
+def shuffle_needs_all_rows(columns: list[dict]) -> str:
+    ds = make_dataset("train", 64, schema=columns, label=False, shuffle=1)
+    try:
+        next(iter(ds))
+    except tf.errors.FailedPreconditionError as e:
+        return str(e)
+    raise AssertionError("nothing was refused")
+
+
 def kernels_leave_it_alone(column: dict) -> bool:
     """An op that would like to work in place; the segment is read-only, so writing would kill the process."""
     ds = FeedDataset("train", "x", {"x": column}, 64, remainder="partial")

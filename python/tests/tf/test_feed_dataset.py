@@ -294,3 +294,29 @@ def test_reading_outside_a_node_says_so() -> None:
 def test_batches_are_counted_in_the_page_that_the_agent_reads() -> None:
     found, _ = node("counts", {"train": feed([X], 95)}, column=X)
     assert found == {"steps": 10, "rows_used": 95, "rows_padded": 0}
+
+
+def test_shuffle_gives_each_pass_its_order_and_positions_go_on_exactly(tmp_path: Path) -> None:
+    columns = [column("x", "int64")]
+    found, _ = node(
+        "shuffled", {"train": feed(columns, 1000, batch_rows=33)}, columns=columns,
+        directory=str(tmp_path),
+    )  # fmt: skip
+    seven = found["seven"]
+    for order in [*seven, *found["chance"], *found["eight"]]:
+        assert sorted(order) == list(range(1000))
+    orders = [tuple(o) for o in [*seven, *found["chance"], *found["eight"]]]
+    assert len(set(orders)) == 6
+    assert found["again"] == seven
+    assert found["before"] + found["after"] == seven[1]
+    assert found["next"] == [seven[2]]
+    assert found["chosen"] == [seven[2][64:]]
+    assert "shuffle seed 7, this dataset has 8" in found["refused"]
+
+
+def test_shuffle_of_rows_that_can_be_read_only_once_is_refused() -> None:
+    columns = [column("x", "int64")]
+    found, _ = node(
+        "shuffle_needs_all_rows", {"train": feed(columns, 1000, cache="none")}, columns=columns
+    )
+    assert "cache='auto'" in found
