@@ -2,10 +2,12 @@
 // FeedReader: a node's rows as NumPy batches, without TensorFlow; without a copy where the rows lie
 // dense.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <new>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "arcflow/feed/reader.h"
@@ -138,7 +140,7 @@ struct FeedReader {
 };
 
 FeedReader* Open(int broker_fd, const std::string& feed, std::int64_t batch_size,
-                 const std::string& remainder) {
+                 const std::string& remainder, std::optional<std::uint64_t> shuffle_seed) {
   feed::ReaderOptions options;
   options.feed = feed;
   if (batch_size <= 0) {
@@ -147,6 +149,7 @@ FeedReader* Open(int broker_fd, const std::string& feed, std::int64_t batch_size
   options.batch_size = static_cast<std::size_t>(batch_size);
   options.remainder = ValueOrThrow(RemainderFromName(remainder));
   options.counters = NodeCounters();
+  options.shuffle_seed = shuffle_seed;
   auto reader = ValueOrThrow(InThread([broker_fd, options] {
     return Reader::Open(broker_fd, options, Deadline::After(kAgentTimeout));
   }));
@@ -180,18 +183,18 @@ nb::object Next(FeedReader& self, double timeout_s) {
 void BindFeed(nb::module_& module) {
   nb::class_<FeedReader>(module, "FeedReader", "One pass over a feed as NumPy batches.")
       .def(nb::new_(&Open), nb::arg("broker_fd"), nb::arg("feed"), nb::arg("batch_size"),
-           nb::arg("remainder") = "pad")
+           nb::arg("remainder") = "pad", nb::arg("shuffle_seed") = nb::none())
       .def("next", &Next, nb::arg("timeout_s"))
       .def_prop_ro("position", [](FeedReader& self) { return self.reader->position(); })
       .def(
           "seek",
-          [](FeedReader& self, std::uint64_t step) {
+          [](FeedReader& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
             OrThrow(WithoutGil([&] {
               const std::lock_guard lock(self.mutex);
-              return self.reader->Seek(step);
+              return epoch ? self.reader->Seek(step, *epoch) : self.reader->Seek(step);
             }));
           },
-          nb::arg("step"))
+          nb::arg("step"), nb::arg("epoch") = nb::none())
       .def_prop_ro("schema_json",
                    [](FeedReader& self) { return self.reader->schema().ToJson().dump(); })
       .def("cancel", [](FeedReader& self) { self.reader->Cancel(); });

@@ -42,7 +42,8 @@ class Manifest:
         Number of training nodes.
     ranks
         For each training node its position in its ``feed``: ``name``, ``batch`` (rows of a step)
-        and ``row``, the first one of the epoch that no step has used; None when it reads none.
+        and ``row``, the first one of the epoch that no step has used, and ``seed`` of a shuffled
+        epoch, whose places ``row`` counts; None when it reads none.
     variables
         ``name``, ``dtype``, ``shape``, ``offset``, ``bytes`` of each, in order.
     files

@@ -138,7 +138,14 @@ class NodeLink:
 class FeedReader:
     """One pass over a feed as NumPy batches, without TensorFlow."""
 
-    def __init__(self, broker_fd: int, feed: str, batch_size: int, remainder: str = "pad") -> None:
+    def __init__(
+        self,
+        broker_fd: int,
+        feed: str,
+        batch_size: int,
+        remainder: str = "pad",
+        shuffle_seed: int | None = None,
+    ) -> None:
         """Open a reader; `remainder` is ``"pad"``, ``"drop"``, ``"refuse"`` or ``"partial"``."""
 
     def next(
@@ -153,8 +160,8 @@ class FeedReader:
     def position(self) -> int:
         """Steps handed out since the start of the pass."""
 
-    def seek(self, step: int) -> None:
-        """Go on at a step."""
+    def seek(self, step: int, epoch: int | None = None) -> None:
+        """Go on at a step; in the shuffled order of another epoch if one is given."""
 
     @property
     def schema_json(self) -> str:

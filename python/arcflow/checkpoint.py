@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Checkpoint:
         self.step = self.epoch = self.step_in_epoch = 0
         self.restored: Manifest | None = None
         self._feed: tuple[str, int] | None = None  # of the epoch under way: name, batch size
+        self._seed: int | None = None  # of its order
         self._saved_step = -1
         self._exchanges = 0
         self._named = _variables(context, objects, optimizer)
@@ -204,8 +206,34 @@ class Checkpoint:
 
     def begin_epoch(self, dataset: Any = None) -> None:
         """Note which feed the steps that follow read; `batches` and `fit` do so themselves."""
-        self._feed = _feed_of(dataset)
+        source = _source_of(dataset)
+        self._feed = None if source is None else source.arcflow_source
+        self._seed = getattr(source, "arcflow_seed", None)
+        self._check_order()
+        # So that orders are those of a run without a failure.
+        if (datasets := sys.modules.get("arcflow.tf.dataset")) is not None:
+            datasets.begin_epoch(self.epoch)
+        if self._seed is not None:
+            source.set_epoch(self.epoch)
         self._tell()
+
+    def _check_order(self) -> None:
+        """Refuse to go on within an epoch in another order than it began with."""
+        if self.restored is None or self._feed is None or self.step != self.restored.step:
+            return
+        was = (self.restored.ranks[self._context.rank] or {}).get("feed") or {}
+        if not self.step_in_epoch or was.get("name") != self._feed[0]:
+            return
+        if was.get("seed") != self._seed:
+            said, here = (
+                "no shuffle" if seed is None else f"shuffle={seed}"
+                for seed in (was.get("seed"), self._seed)
+            )
+            raise errors.FailedPreconditionError(
+                f"the checkpoint of step {self.step} in {self.directory} was made in the middle of an "
+                f"epoch over feed {self._feed[0]!r} with {said}, this dataset has {here}: rows would be "
+                f"read twice or never. Use the same seed"
+            )
 
     def advance(self, steps: int = 1) -> None:
         """Count steps that were made, and save when it is time."""
@@ -340,7 +368,8 @@ class Checkpoint:
         if self._feed is None:
             return None
         name, batch = self._feed
-        return {"name": name, "batch": batch, "row": self.step_in_epoch * batch}
+        place = {"name": name, "batch": batch, "row": self.step_in_epoch * batch}
+        return place if self._seed is None else {**place, "seed": self._seed}
 
     def _tell(self) -> None:
         """Tell the driver where this attempt is, so that it can name the rows that kill it."""
@@ -455,17 +484,16 @@ def _write(variable: Any, value: np.ndarray) -> None:
         part.assign(value)
 
 
-def _feed_of(dataset: Any) -> tuple[str, int] | None:
-    """Return feed and batch size that a dataset reads, found as `arcflow.tf.per_node` finds its mark."""
+def _source_of(dataset: Any) -> Any:
+    """Return the feed that a dataset reads, found as `arcflow.tf.per_node` finds its mark, or None."""
     todo, seen = [dataset], set()
     while todo:
         one = todo.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        source = getattr(one, "arcflow_source", None)
-        if source is not None:
-            return str(source[0]), int(source[1])
+        if hasattr(one, "arcflow_source"):
+            return one
         inputs = getattr(one, "_inputs", None)
         if callable(inputs):
             todo.extend(inputs())

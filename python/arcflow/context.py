@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from . import _side_node, _tensorboard
-from ._reader import Batches
+from ._reader import Batches, shuffle_seed
 from ._roles import Roles
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 from .schema import values_of
@@ -60,6 +60,7 @@ class Context(_side_node.LiveNode):
         }
         self._features: tuple[str, ...] = ()
         self._saves = 0
+        self._shuffled_passes: dict[str, int] = {}  # by feed
         self._progress: dict[str, float] = {"step": 0, "epoch": 0, "loss": math.nan}
         self._stands_for: tuple[int, int] | None = None
         self._busy: list[str] = []
@@ -131,8 +132,8 @@ class Context(_side_node.LiveNode):
             ``"refuse"`` or ``"partial"``; by default as the `Cluster` says.
         shuffle
             A seed, for an order of all rows of this node that is another one in each pass and the
-            same in each run that feeds the same rows; True for one by chance. The first batch waits
-            for the last row.
+            same in each run that feeds the same rows; True for one by chance, the same in all
+            attempts of the run. The first batch waits for the last row.
         options
             Passed to `arcflow.tf.make_dataset`.
 
@@ -152,7 +153,7 @@ class Context(_side_node.LiveNode):
             label=label,
             weight=weight,
             remainder=self._checked_remainder(remainder),
-            shuffle=shuffle,
+            shuffle=False if (seed := self._seed(name, shuffle)) is None else seed,
             size=self.size,
             **options,
         )
@@ -160,6 +161,9 @@ class Context(_side_node.LiveNode):
         if found and not self._features:
             self._features = tuple(found)
         return dataset
+
+    def _seed(self, name: str, shuffle: bool | int) -> int | None:
+        return shuffle_seed(shuffle, name, self.run_id)
 
     @property
     def _remainder(self) -> str:
@@ -190,14 +194,16 @@ class Context(_side_node.LiveNode):
         batch_size: int = 32,
         *,
         remainder: str | None = None,
+        shuffle: bool | int = False,
         timeout: float | None = None,
     ) -> Batches:
         """Iterate over this node's rows as NumPy batches, without TensorFlow.
 
         Parameters
         ----------
-        name, batch_size, remainder
-            As for `dataset`.
+        name, batch_size, remainder, shuffle
+            As for `dataset`. The first shuffled reader of a feed has the order of epoch 0, the next
+            one that of epoch 1; ``set_epoch`` of what is returned says otherwise.
         timeout
             Seconds to wait for a batch; by default as long as it takes.
 
@@ -212,10 +218,14 @@ class Context(_side_node.LiveNode):
 
         self._check_feed(name)
         remainder = self._checked_remainder(remainder)
-        reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder)
-        return Batches(
-            reader, (name, batch_size), timeout, batches.composer(values_of(self._schemas[name]))
-        )
+        seed = self._seed(name, shuffle)
+        reader = _core.FeedReader(self._broker_fd, name, batch_size, remainder, seed)
+        compose = batches.composer(values_of(self._schemas[name]))
+        found = Batches(reader, (name, batch_size), timeout, compose, seed)
+        if seed is not None:
+            found.set_epoch(self._shuffled_passes.get(name, 0))
+            self._shuffled_passes[name] = self._shuffled_passes.get(name, 0) + 1
+        return found
 
     def read_files(self, pattern: str | Sequence[str], **options: Any) -> Any:
         """Return this node's even share of the records in files, for programs that feed themselves.

@@ -66,7 +66,8 @@ def count(ctx):
     state = ctx.checkpoint(total, directory=args["directory"], every=args.get("every", 5), keep=2)
     began = state.step
     for _ in state.epochs(args.get("epochs", 2)):
-        for columns, padding in state.batches(ctx.reader("train", 10)):
+        rows = ctx.reader("train", 10, shuffle=args.get("shuffle", False))
+        for columns, padding in state.batches(rows):
             doomed = ctx.attempt <= args.get("deaths", 1) and ctx.rank == args.get("rank", 1)
             if doomed and state.step == args["step"]:
                 if args["how"] == "raise":
@@ -113,7 +114,7 @@ def train(ctx):
         return _fit_by_epochs(ctx, model)
     state = ctx.checkpoint(model, directory=args["directory"], every=args.get("every", 7), keep=2)
     began = state.step
-    rows = ctx.dataset("train", 10, features="x", label="y")
+    rows = ctx.dataset("train", 10, features="x", label="y", shuffle=args["shuffle"])
     die = _death(ctx, state)
     if args["program"] == "fit":
 
@@ -144,7 +145,7 @@ def _fit_by_epochs(ctx, model):
                 kill("node")
 
     keeper = ctx.checkpoint_callback(ctx.args["directory"])
-    rows = ctx.dataset("train", 10, features="x", label="y")
+    rows = ctx.dataset("train", 10, features="x", label="y", shuffle=ctx.args["shuffle"])
     history = model.fit(rows, epochs=3, verbose=0, callbacks=[keeper, Death()])
     weights = [np.asarray(v.numpy()).tobytes() for v in model.weights]
     began = 0 if ctx.restored is None else ctx.restored.step

@@ -283,3 +283,46 @@ def test_what_has_no_variables_or_no_folder_is_refused(tmp_path):
         (error,) = World(1).run(program)
         assert isinstance(error, errors.InvalidArgumentError)
         assert message in str(error)
+
+
+class Shuffled:
+    """Rows that come in an order by seed, as those of a feed do."""
+
+    arcflow_source = ("train", 16)
+
+    def __init__(self, seed):
+        self.arcflow_seed = seed
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def __iter__(self):
+        return iter(range(4))
+
+    def skip(self, count):
+        return range(count, 4)
+
+
+def test_shuffled_rows_are_told_their_epoch_and_go_on_only_in_their_order(tmp_path):
+    def begin(node):
+        state = make(node, tmp_path, Variable(0))
+        for _ in state.batches(Shuffled(3)):
+            if state.step == 2:
+                return state._position()
+        raise AssertionError("the epoch was over")
+
+    def go_on(seed):
+        def program(node):
+            state, rows = make(node, tmp_path, Variable(0), every=100), Shuffled(seed)
+            return [[step for step in state.batches(rows)] for _ in state.epochs(2)], rows.epochs
+
+        return World(2, attempt=2).run(program)
+
+    place = {"name": "train", "batch": 16, "row": 32, "seed": 3}
+    assert World(2).run(begin) == [place, place]
+    for seed in (4, None):
+        for refused in go_on(seed):
+            assert isinstance(refused, errors.FailedPreconditionError)
+            assert "shuffle=3" in str(refused)
+    assert go_on(3) == [([[2, 3], [0, 1, 2, 3]], [0, 1])] * 2

@@ -220,6 +220,14 @@ class TestLocal:
         assert [a.restored for a in result.attempts] == [None, None, None]
         assert {value["began"] for value in result.values} == {0}
 
+    def test_shuffled_rows_go_on_in_their_order(self, spark, tmp_path):
+        plain = run_count(spark, tmp_path / "plain", step=-1, how="node")
+        good = run_count(spark, tmp_path / "good", step=-1, how="node", shuffle=3)
+        again = run_count(spark, tmp_path / "again", step=8, how="node", shuffle=3)
+        totals = [[value["total"] for value in one.values] for one in (plain, good, again)]
+        assert totals[0] != totals[1] == totals[2]
+        assert {value["began"] for value in again.values} == {5}
+
     def test_rows_in_the_order_of_a_column(self, spark, tmp_path):
         def ids(ctx):
             return [
@@ -272,7 +280,7 @@ def test_weights_after_a_restart_are_those_of_an_undisturbed_run(spark, tmp_path
         ) as cluster:  # fmt: skip
             args = {
                 "directory": str(tmp_path / folder), "seed": 3, "program": program, "epochs": 3,
-                "step": step,
+                "step": step, "shuffle": False if program == "loop" else 5,
             }  # fmt: skip
             return cluster.run(train, data={"train": Feed(data, shapes={"x": (4,)})}, args=args)
 

@@ -435,8 +435,7 @@ void Agent::Beat() {
       {"op", "beat"}, {"time", WallSeconds()}, {"counters", Counters()}, {"feeds", json::object()}};
   if (service_) {
     for (const auto& [name, feed] : config_.feeds) {
-      const feed::RankRows local = service_->Local(name);
-      message["feeds"][name] = {{"rows", local.rows}, {"ended", local.ended}};
+      message["feeds"][name] = service_->Levels(name);
     }
   }
   const std::uint64_t rss = node_ && node_->running() ? ResidentBytes(node_->pid()) : 0;

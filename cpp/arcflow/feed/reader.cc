@@ -54,7 +54,10 @@ struct Reader::Impl {
     std::uint64_t padded = 0;
     std::uint64_t skipped = 0;  // by Seek, before the first step
     std::uint64_t wait_ns = 0;
+    std::uint64_t compute_ns = 0;
+    std::uint64_t bytes = 0;
     std::uint64_t steps = 0;
+    std::optional<Clock::time_point> began;  // when the first batch was asked for
     bool told = false;
   };
 
@@ -73,6 +76,7 @@ struct Reader::Impl {
   void CutShuffled(Batch* batch);
   void PrepareShuffle();
   void Count(const Batch& batch);
+  void NoteComputed();
   void EndPass(bool complete);
 
   std::uint64_t first_row() const { return step * options.batch_size; }
@@ -296,8 +300,6 @@ void Reader::Impl::Count(const Batch& batch) {
   pass.used += real;
   pass.padded += batch.padding;
   ++pass.steps;
-  if (options.counters == nullptr) return;
-  CounterPageLayout& counters = options.counters->counters();
   std::uint64_t bytes = 0;
   bool copied = false;
   for (std::size_t c = 0; c < schema.columns.size(); ++c) {
@@ -309,6 +311,9 @@ void Reader::Impl::Count(const Batch& batch) {
       copied = copied || (schema.columns[c].row_bytes() > 0 && DenseView(batch, c).empty());
     }
   }
+  pass.bytes += bytes;
+  if (options.counters == nullptr) return;
+  CounterPageLayout& counters = options.counters->counters();
   constexpr auto kRelaxed = std::memory_order_relaxed;
   counters.steps.fetch_add(1, kRelaxed);
   counters.rows_used.fetch_add(real, kRelaxed);
@@ -328,7 +333,10 @@ void Reader::Impl::EndPass(bool complete) {
                               {"skipped", std::min(pass.skipped, have)},
                               {"dropped", complete && have > first_row() ? have - first_row() : 0},
                               {"steps", pass.steps},
+                              {"bytes", pass.bytes},
                               {"wait_ns", pass.wait_ns},
+                              {"compute_ns", pass.compute_ns},
+                              {"duration_ns", pass.began ? NanosSince(*pass.began) : 0},
                               {"complete", complete}});
     pass.told = true;
     if (complete && options.counters != nullptr) {
@@ -344,15 +352,22 @@ void Reader::Impl::EndPass(bool complete) {
   mappings.reset();
 }
 
+/// What the program did with the last batch has ended.
+void Reader::Impl::NoteComputed() {
+  if (!handed_out) return;
+  const std::uint64_t computed = NanosSince(*handed_out);
+  handed_out.reset();
+  pass.compute_ns += computed;
+  if (options.counters == nullptr) return;
+  options.counters->counters().compute_ns.fetch_add(computed, std::memory_order_relaxed);
+}
+
 Result<std::optional<Batch>> Reader::Impl::Next(Deadline deadline) {
   if (cancelled()) return Cancelled("the reader was cancelled");
   if (!failed.ok()) return failed;
   if (ended) return std::optional<Batch>();
-  if (handed_out && options.counters != nullptr) {
-    options.counters->counters().compute_ns.fetch_add(NanosSince(*handed_out),
-                                                      std::memory_order_relaxed);
-  }
-  handed_out.reset();
+  NoteComputed();
+  if (!pass.began) pass.began = Clock::now();
   if (!shuffled()) DropPassed();
   Need need = Need::kNothing;
   if (const Status status = WaitForBatch(deadline, &need); !status.ok()) {

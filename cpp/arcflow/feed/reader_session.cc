@@ -119,8 +119,14 @@ Status ReaderSession::HandleStats(const json& packet) {
   ARC_ASSIGN(pass.dropped, UintField(packet, "dropped", kMaxNumber));
   ARC_ASSIGN(pass.steps, UintField(packet, "steps", kMaxNumber));
   ARC_ASSIGN(pass.wait_ns, UintField(packet, "wait_ns", kMaxNumber));
-  if (packet.contains("skipped")) {
-    ARC_ASSIGN(pass.skipped, UintField(packet, "skipped", kMaxNumber));
+  const std::pair<const char*, std::uint64_t*> optional[] = {
+      {"skipped", &pass.skipped},
+      {"bytes", &pass.bytes},
+      {"compute_ns", &pass.compute_ns},
+      {"duration_ns", &pass.duration_ns}};
+  for (const auto& [key, value] : optional) {
+    if (!packet.contains(key)) continue;
+    ARC_ASSIGN(*value, UintField(packet, key, kMaxNumber));
   }
   ARC_ASSIGN(pass.complete, BoolField(packet, "complete"));
   host_.AddPass(id_, pass);
@@ -199,7 +205,9 @@ void ReaderSession::Forget(std::uint64_t buffer) {
 }
 
 std::uint64_t ReaderSession::passed_row() const {
-  return waits_for_rows_ && !gets_.empty() ? gets_.front() : row_before_;
+  // Who asks for the row that there never is waits for the end of the feed and has read nothing.
+  const bool follows = waits_for_rows_ && !gets_.empty() && gets_.front() < FeedLog::kMaxRows;
+  return follows ? gets_.front() : row_before_;
 }
 
 }  // namespace arcflow::feed

@@ -32,7 +32,13 @@ struct PassStats {
   std::uint64_t steps = 0;
   std::uint64_t skipped = 0;  // rows before the step that the pass began at
   std::uint64_t wait_ns = 0;
-  bool complete = false;  // the pass reached its end
+  std::uint64_t compute_ns = 0;   // between handing out a batch and being asked for the next one
+  std::uint64_t duration_ns = 0;  // from the first batch asked for to the end of the pass
+  std::uint64_t bytes = 0;        // of the tensors handed out
+  bool complete = false;          // the pass reached its end
+  // What the agent saw since the pass before this one was told:
+  std::uint64_t acquire_wait_ns = 0;   // that the feeder waited for memory
+  std::uint64_t peak_depth_bytes = 0;  // how far the feeder was ahead, at most, as sampled
 };
 
 /// What a session asks of whoever owns the log.

@@ -20,8 +20,17 @@ using nlohmann::json;
 constexpr std::size_t kMaxPasses = 256;
 
 json ToJson(const PassStats& pass) {
-  return json{{"used", pass.used},        {"padded", pass.padded}, {"dropped", pass.dropped},
-              {"skipped", pass.skipped},  {"steps", pass.steps},   {"wait_ns", pass.wait_ns},
+  return json{{"used", pass.used},
+              {"padded", pass.padded},
+              {"dropped", pass.dropped},
+              {"skipped", pass.skipped},
+              {"steps", pass.steps},
+              {"bytes", pass.bytes},
+              {"wait_ns", pass.wait_ns},
+              {"compute_ns", pass.compute_ns},
+              {"duration_ns", pass.duration_ns},
+              {"acquire_wait_ns", pass.acquire_wait_ns},
+              {"peak_depth_bytes", pass.peak_depth_bytes},
               {"complete", pass.complete}};
 }
 
@@ -192,6 +201,11 @@ void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
   Feed& feed = *sessions.at(reader).feed;
   ++feed.passes_count;
   feed.passes.push_back(pass);
+  const std::uint64_t waited = AcquireWait(feed);
+  feed.passes.back().acquire_wait_ns =
+      waited - std::exchange(feed.acquire_wait_told_ns, waited);
+  feed.passes.back().peak_depth_bytes =
+      std::max(std::exchange(feed.peak_depth_bytes, 0), feed.log.depth_bytes());
   if (feed.passes.size() > kMaxPasses) feed.passes.pop_front();
 }
 
@@ -239,20 +253,44 @@ void FeedService::Impl::Flush() {
   flushing = false;
 }
 
-json FeedService::Impl::FeedStats(const Feed& feed) const {
-  json passes = json::array();
-  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass));
+/// With what the feeder waits just now.
+std::uint64_t FeedService::Impl::AcquireWait(const Feed& feed) const {
+  std::uint64_t wait_ns = feed.acquire_wait_ns;
+  const auto now = std::chrono::steady_clock::now();
+  for (const ParkedAcquire& one : acquires) {
+    if (one.feed != &feed) continue;
+    wait_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(now - one.since).count());
+  }
+  return wait_ns;
+}
+
+/// Not at every publish: the depth is counted segment by segment.
+void FeedService::Impl::SampleDepth(Feed& feed, std::chrono::steady_clock::time_point now) {
+  constexpr std::chrono::milliseconds kInterval{20};
+  if (now - feed.depth_sampled < kInterval) return;
+  feed.depth_sampled = now;
+  feed.peak_depth_bytes = std::max(feed.peak_depth_bytes, feed.log.depth_bytes());
+}
+
+json FeedService::Impl::Levels(const Feed& feed) const {
   return json{{"rows", feed.log.rows()},
               {"bytes", feed.log.total_bytes()},
               {"ended", feed.log.ended()},
-              {"segments", feed.log.segments()},
-              {"spilled_segments", feed.log.segments_in_file()},
               {"spilled_bytes", feed.spilled_bytes},
               {"depth_bytes", feed.log.depth_bytes()},
-              {"leased_bytes", feed.log.leased_bytes()},
-              {"passes", std::move(passes)},
-              {"passes_count", feed.passes_count},
-              {"acquire_wait_ns", feed.acquire_wait_ns}};
+              {"acquire_wait_ns", AcquireWait(feed)}};
+}
+
+json FeedService::Impl::FeedStats(const Feed& feed) const {
+  json passes = json::array();
+  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass));
+  json stats = Levels(feed);
+  stats["segments"] = feed.log.segments();
+  stats["spilled_segments"] = feed.log.segments_in_file();
+  stats["leased_bytes"] = feed.log.leased_bytes();
+  stats["passes"] = std::move(passes);
+  stats["passes_count"] = feed.passes_count;
+  return stats;
 }
 
 json FeedService::Impl::Stats() const {
@@ -305,6 +343,11 @@ RankRows FeedService::Local(const std::string& feed) const {
   const Result<Impl::Feed*> found = impl_->FindFeed(feed);
   if (!found.ok()) return {};
   return {(*found)->log.rows(), (*found)->log.ended()};
+}
+
+json FeedService::Levels(const std::string& feed) const {
+  const Result<Impl::Feed*> found = impl_->FindFeed(feed);
+  return found.ok() ? impl_->Levels(**found) : json::object();
 }
 
 void FeedService::OnTick(std::chrono::steady_clock::time_point now) {

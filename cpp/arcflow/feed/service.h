@@ -85,6 +85,10 @@ class FeedService {
   /// This rank's own rows.
   RankRows Local(const std::string& feed) const;
 
+  /// Where the feed is now: {"rows", "bytes", "ended", "spilled_bytes", "depth_bytes",
+  /// "acquire_wait_ns"}, as in Stats(); empty for an unknown feed.
+  nlohmann::json Levels(const std::string& feed) const;
+
   /// Call about once a second. When the feeder has waited kStuckAfter for room while readers wait
   /// for the feeder, rows of feeds that nobody read meanwhile may go to disk, even under kNone.
   void OnTick(std::chrono::steady_clock::time_point now);
@@ -101,10 +105,12 @@ class FeedService {
 
   /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "bytes", "ended", "segments",
   /// "spilled_segments", "depth_bytes",
-  ///  "passes": [{"used", "padded", "dropped", "skipped", "steps", "wait_ns", "complete"}…],
+  ///  "passes": [{"used", "padded", "dropped", "skipped", "steps", "bytes", "wait_ns",
+  ///  "compute_ns", "duration_ns", "acquire_wait_ns", "peak_depth_bytes", "complete"}…],
   ///  "acquire_wait_ns"}}}
   /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
   /// budget). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
+  /// acquire_wait_ns: how long the feeder has waited for memory.
   /// passes: the newest kMaxPasses ("passes_count": all).
   nlohmann::json Stats() const;
 

@@ -57,6 +57,7 @@ Status FeedService::Impl::OnPublish(const json& body, Feed& feed, std::vector<Fd
   ARC_ASSIGN(const FeedLog::Published done, feed.log.Publish(id, buffer->bytes, rows, closed));
   if (done.unused) memory.Free({id});
   if (done.grew) changed.insert(feed.name);
+  if (done.grew) SampleDepth(feed, std::chrono::steady_clock::now());
   if (!done.closed || !done.number) return Status::Ok();
   memory.OnClosed(*feed.log.Get(*done.number));
   if (feed.cache == Cache::kDisk) {

@@ -32,6 +32,9 @@ class FeedService::Impl final : public ReaderHost {
     std::deque<PassStats> passes;  // the newest
     std::uint64_t passes_count = 0;
     std::uint64_t acquire_wait_ns = 0;
+    std::uint64_t acquire_wait_told_ns = 0;  // of that, in passes told
+    std::uint64_t peak_depth_bytes = 0;      // since the last pass told
+    std::chrono::steady_clock::time_point depth_sampled;
     std::chrono::steady_clock::time_point last_get;  // for rows that are there
     Status refusal;                                  // why acquires of this feed are refused
     bool removed = false;                            // goes with its last session
@@ -85,6 +88,9 @@ class FeedService::Impl final : public ReaderHost {
   Result<Feed*> FindFeed(const std::string& name);
   nlohmann::json Stats() const;
   nlohmann::json FeedStats(const Feed& feed) const;
+  nlohmann::json Levels(const Feed& feed) const;
+  std::uint64_t AcquireWait(const Feed& feed) const;
+  static void SampleDepth(Feed& feed, std::chrono::steady_clock::time_point now);
 
   static FeedMemory::Feeds StatesOf(const std::map<std::string, std::unique_ptr<Feed>>& feeds);
   static std::map<std::string, std::unique_ptr<Feed>> MakeFeeds(const ServiceOptions& options);

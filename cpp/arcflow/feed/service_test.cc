@@ -6,11 +6,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "arcflow/feed/log.h"
 #include "arcflow/feed/service_testing.h"
 
 namespace arcflow::feed {
@@ -216,6 +219,9 @@ TEST_F(FeedServiceTest, PassesAreCounted) {
             {"steps", 8},    {"wait_ns", 7}, {"complete", true}};
   ASSERT_TRUE(reader->Send(told).ok());  // a reader may leave `skipped` out
   told["skipped"] = 40;
+  told["bytes"] = 4000;
+  told["compute_ns"] = 30;
+  told["duration_ns"] = 50;
   told["complete"] = false;
   ASSERT_TRUE(reader->Send(told).ok());
   node->Poll();
@@ -224,15 +230,52 @@ TEST_F(FeedServiceTest, PassesAreCounted) {
   EXPECT_EQ(stats["bytes"], kPage);
   EXPECT_EQ(stats["ended"], false);
   ASSERT_EQ(stats["passes"].size(), 2u);
-  EXPECT_EQ(stats["passes"][0], (json{{"used", 500},
-                                      {"padded", 12},
-                                      {"dropped", 0},
-                                      {"skipped", 0},
-                                      {"steps", 8},
-                                      {"wait_ns", 7},
-                                      {"complete", true}}));
-  EXPECT_EQ(stats["passes"][1]["complete"], false);
-  EXPECT_EQ(stats["passes"][1]["skipped"], 40);
+  json first = stats["passes"][0];
+  EXPECT_EQ(first["peak_depth_bytes"], kPage);  // nobody has read what was written
+  first.erase("peak_depth_bytes");
+  first.erase("acquire_wait_ns");
+  EXPECT_EQ(first, (json{{"used", 500},
+                         {"padded", 12},
+                         {"dropped", 0},
+                         {"skipped", 0},
+                         {"steps", 8},
+                         {"bytes", 0},
+                         {"wait_ns", 7},
+                         {"compute_ns", 0},
+                         {"duration_ns", 0},
+                         {"complete", true}}));
+  const json second = stats["passes"][1];
+  EXPECT_EQ(second["complete"], false);
+  EXPECT_EQ(second["skipped"], 40);
+  EXPECT_EQ(second["bytes"], 4000);
+  EXPECT_EQ(second["compute_ns"], 30);
+  EXPECT_EQ(second["duration_ns"], 50);
+}
+
+TEST_F(FeedServiceTest, TheFeedersWaitIsToldWhileItWaitsAndByPass) {
+  constexpr std::uint64_t kWaited = 30'000'000;
+  auto node = Node(Cache::kNone, 1);
+  auto reader = node->Open("train");
+  ASSERT_TRUE(node->Write("train"));
+  node->Acquire("train", kPage);  // no room before the reader goes on
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  EXPECT_GE(node->service().Levels("train")["acquire_wait_ns"].get<std::uint64_t>(), kWaited);
+  EXPECT_EQ(node->service().Levels("train")["rows"], kRowsPerPage);
+  EXPECT_EQ(node->service().Levels("nothing"), json::object());
+  json told{{"op", "stats"}, {"used", 1},    {"padded", 0},    {"dropped", 0},
+            {"steps", 1},    {"wait_ns", 0}, {"complete", true}};
+  ASSERT_TRUE(reader->Send(told).ok());
+  node->Poll();
+  EXPECT_GE(Train(*node)["passes"][0]["acquire_wait_ns"].get<std::uint64_t>(), kWaited);
+}
+
+TEST_F(FeedServiceTest, WaitingForTheEndReadsNothing) {
+  auto node = Node(Cache::kAuto, 4);
+  auto reader = node->Open("train");
+  ASSERT_TRUE(node->Write("train"));
+  ASSERT_TRUE(reader->Send({{"op", "get"}, {"row", FeedLog::kMaxRows}}).ok());
+  node->Poll();
+  EXPECT_EQ(Train(*node)["depth_bytes"], kPage);
 }
 
 TEST_F(FeedServiceTest, SegmentWithoutRowsGivesItsMemoryBack) {

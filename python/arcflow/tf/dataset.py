@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import secrets
 import uuid
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops
 
 from .. import errors
+from .._reader import shuffle_seed
 from ..schema import values_of
 from . import ops
 from ._compose import Component, components, compose, is_plain
@@ -23,6 +25,7 @@ from ._per_node import per_node
 REMAINDERS = ("pad", "drop", "refuse", "partial")
 LABELS = ("label", "labels", "target", "y")  # names that a label column has by default
 SAMPLE_WEIGHT = "sample_weight"
+_shuffled: weakref.WeakSet[FeedDataset] = weakref.WeakSet()  # all that live
 
 
 class FeedDataset(dataset_ops.DatasetSource):
@@ -89,7 +92,10 @@ class FeedDataset(dataset_ops.DatasetSource):
         )
         super().__init__(variant)
         self.arcflow_source = (feed, batch_size)  # for checkpoints, which count steps
+        self.arcflow_seed = shuffle
         per_node(self, remainder=remainder)
+        if shuffle is not None:
+            _shuffled.add(self)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is, for its order; each pass after it is one more."""
@@ -102,6 +108,12 @@ class FeedDataset(dataset_ops.DatasetSource):
     def element_spec(self) -> Any:
         """As for every dataset."""
         return self._structure
+
+
+def begin_epoch(epoch: int) -> None:
+    """Say to every shuffled dataset of this process which epoch its next pass is."""
+    for dataset in list(_shuffled):
+        dataset.set_epoch(epoch)
 
 
 class _Roles(NamedTuple):
@@ -169,7 +181,7 @@ def make_dataset(
     values = {value["name"]: value for value in values_of(schema)}
     columns = next(iter(values.values()))["columns"]
     _check(feed, batch_size, remainder)
-    seed = _seed(feed, shuffle)
+    seed = shuffle_seed(shuffle, feed, secrets.token_hex(8))
     roles = _roles(feed, values, features, label, weight)
     nodes = _nodes() if size is None else size
     names = _structure(roles)
@@ -239,16 +251,6 @@ def _one_or_dict(names: Sequence[str]) -> Any:
 def _nodes() -> int:
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
     return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
-
-
-def _seed(feed: str, shuffle: bool | int) -> int | None:
-    if isinstance(shuffle, bool):
-        return random.SystemRandom().getrandbits(63) if shuffle else None
-    if not isinstance(shuffle, int) or not 0 <= shuffle < 1 << 63:
-        raise errors.InvalidArgumentError(
-            f"feed {feed!r}: shuffle={shuffle!r} is neither True, False nor a seed from 0 on"
-        )
-    return shuffle
 
 
 def _check(feed: str, batch_size: int, remainder: str) -> None:
