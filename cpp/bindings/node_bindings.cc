@@ -58,6 +58,9 @@ nb::dict Counters(const Node& self) {
   out["compute_ns"] = c.compute_ns.load(std::memory_order_relaxed);
   out["epochs"] = c.epochs.load(std::memory_order_relaxed);
   out["batches_copied"] = c.batches_copied.load(std::memory_order_relaxed);
+  out["rows_fed"] = c.rows_fed.load(std::memory_order_relaxed);
+  out["depth_bytes"] = c.depth_bytes.load(std::memory_order_relaxed);
+  out["feeder_wait_ns"] = c.feeder_wait_ns.load(std::memory_order_relaxed);
   out["user_step"] = c.user_step.load(std::memory_order_relaxed);
   out["user_epoch"] = c.user_epoch.load(std::memory_order_relaxed);
   out["user_loss"] = c.user_loss.load(std::memory_order_relaxed);

@@ -12,7 +12,15 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import _reach, _replicas, _serve, _tensorboard, _transport, errors
+from . import (
+    _reach,
+    _replicas,
+    _scalars,
+    _serve,
+    _tensorboard,
+    _transport,
+    errors,
+)
 from ._roles import Roles
 from .context import Context
 from .tf.filesystem import register_when_imported
@@ -51,7 +59,9 @@ def main() -> NoReturn:
         register_when_imported()
         _replicas.accumulate_when_imported(config.get("job") or {})
         _transport.remember(config)
-        link.result(_work(link, broker_fd, config, payload))
+        with _scalars.written(link, config):
+            value = _work(link, broker_fd, config, payload)
+        link.result(value)
         status = 0
     except BaseException as error:  # SystemExit and KeyboardInterrupt are failures of the node too
         _report(link, error)

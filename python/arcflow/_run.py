@@ -19,6 +19,7 @@ from . import (
     _job,
     _logs,
     _network,
+    _prometheus,
     _spark_errors,
     _task,
     _tensorboard,
@@ -72,6 +73,7 @@ class Options:
     accumulate: int = 1  # steps before an update
     worker_restarts: int = 3
     tensorboard: _tensorboard.Settings | None = None
+    metrics_dir: str | None = None
 
     @property
     def segment_bytes(self) -> int:
@@ -119,6 +121,7 @@ class Run:
         self._connect = _job.is_connect(spark)
         self.run_id = run_id or secrets.token_hex(8)
         self.logs = _logs.NodeLogs(options.log_dir)
+        self.numbers = _prometheus.Live()
         self._failure: dict[str, Any] | None = None
         self._others: list[dict[str, Any]] = []
         self._stopped: str | None = None
@@ -228,6 +231,7 @@ class Run:
                 "evaluator_grace_s": options.evaluator_grace_s,
                 "accumulate": options.accumulate,
                 "tensorboard": options.tensorboard and vars(options.tensorboard),
+                "metrics_dir": options.metrics_dir,
                 # Nodes prove this one to each other; they never get that of the control plane.
                 "transport": {"mode": options.transport, "secret": secrets.token_hex(32)},
             },
@@ -248,6 +252,8 @@ class Run:
 
     def _see_through(self) -> list[NodeOutcome]:
         self._job.start()
+        names = [f"{role}:{index}" for role, index in map(self._roles.of, range(self._size))]
+        self.numbers.begin(self.run_id, self._attempt, names)
         self.logs.begin(self.run_id, self._coordinator_handle.request_log)
         self._beside.start()
         try:
@@ -306,6 +312,7 @@ class Run:
     def _on_progress(self, event: dict[str, Any]) -> None:
         for one in event["ranks"]:
             self._note_step(int(one["rank"]), one.get("counters") or {})
+        self.numbers.update(event["ranks"])
         self._progress.update(event["ranks"])
         self._board.progress(event["ranks"])
 
@@ -454,6 +461,9 @@ class Run:
             pass
         for one in outcomes:
             self._note_metrics(one.rank, one.outcome.get("metrics"))
+            counters = (one.outcome.get("metrics") or {}).get("counters")
+            feeds = one.outcome.get("rows")
+            self.numbers.update([{"rank": one.rank, "counters": counters, "feeds": feeds}])
             if "role" in one.outcome:  # on Connect nobody else may have told
                 self.logs.members([{**one.outcome, "rank": one.rank}])
             self.logs.take(one.rank, one.outcome.get("log") or ())

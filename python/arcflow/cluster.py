@@ -17,11 +17,14 @@ import cloudpickle
 from . import (
     _encryption,
     _logs,
+    _metrics,
     _network,
+    _prometheus,
     _replicas,
     _restart,
     _roles,
     _run,
+    _scalars,
     _tensorboard,
     _transport,
     live,
@@ -51,10 +54,13 @@ class Result:
         For each feed: rows ``fed``; rows ``used``, ``padded``, ``dropped`` and ``skipped`` (used by
         an earlier attempt) in all passes that were read to their end; rows taken in passes left
         ``unfinished`` (Keras looks at a batch before it trains); and ``nodes``, the same for each
-        rank with its ``passes``.
+        rank, with its ``epochs``: the passes that reached their end, where ``fed`` is the sum of
+        ``used``, ``dropped`` and ``skipped``, and ``passes``, all, as the agent told them.
     metrics
-        ``nodes``: counters, times and memory of each rank, as its agent measured them;
-        ``transport``: what `Context.transport` said at the end, by rank.
+        ``nodes``: counters, times and memory of each rank, as its agent measured them; ``feeds``:
+        for each feed what every node's part cost, in all and by epoch: rows and bytes a second,
+        waiting times of reader and writer, how far the writer was ahead (see
+        ``docs/guide/feeding.md``); ``transport``: what `Context.transport` said at the end.
     attempts
         What happened in each attempt; the last one is the good one.
     """
@@ -128,6 +134,9 @@ class Cluster:
         Folder for the whole output of every node, one file for each node and run:
         ``<log_dir>/<run id>/<role>-<index>.log``. On a file system that all hosts share, on
         each executor's own disk, or at ``hdfs://``, which gets a file when its node has ended.
+    metrics_dir
+        Folder for TensorBoard scalars of every node: rates and waiting times of its feeds, in
+        ``<metrics_dir>/<run id>/<role>-<index>``. On a file system that TensorBoard sees too.
     gpus
         Accelerators of each node: those of Spark's task resources, else of the executor's
         ``CUDA_VISIBLE_DEVICES`` (``HIP_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES``), else those that
@@ -184,6 +193,7 @@ class Cluster:
         progress: bool = True,
         log_lines: int = 50,
         log_dir: str | os.PathLike[str] | None = None,
+        metrics_dir: str | os.PathLike[str] | None = None,
         gpus: int | None = None,
         share_gpus: bool = False,
         profile: Any = None,
@@ -229,6 +239,7 @@ class Cluster:
             env={str(key): str(value) for key, value in (env or {}).items()},
             remainder=remainder,
             log_dir=_logs.checked_dir(log_dir),
+            metrics_dir=_scalars.checked_dir(metrics_dir),
             encrypt=_encryption.wanted(self.spark, encrypt),
             stall_timeout_s=float(stall_timeout or 0),
             stop_timeout_s=min(float(stop_timeout or 0), float(stall_timeout or math.inf)),
@@ -246,6 +257,8 @@ class Cluster:
             raise InvalidArgumentError(f"restart_backoff={restart_backoff!r} is not 0 s or more")
         self._policy = _restart.Policy(max_restarts, float(restart_backoff))
         self._logs = _logs.NodeLogs(self._options.log_dir)
+        self._numbers = _prometheus.Live()
+        self._servers: list[_prometheus.Server] = []
         self._closed = False
         self._live: live.Running | None = None
 
@@ -301,7 +314,7 @@ class Cluster:
                     stable=self._policy.max_restarts > 0,
                 )
             )
-            runs[-1].logs = self._logs
+            runs[-1].logs, runs[-1].numbers = self._logs, self._numbers
             return runs[-1].execute()
 
         supervisor = _restart.Supervisor(self._policy, self._before_restart)
@@ -399,11 +412,45 @@ class Cluster:
         """
         return self._logs.last(node, lines)
 
+    def prometheus(self) -> str:
+        """Return what the nodes count, in Prometheus's text format.
+
+        Of the run under way, about a second old, or of the last one; empty before the first.
+        """
+        return self._numbers.text()
+
+    def serve_prometheus(self, port: int = 0, *, host: str = "127.0.0.1") -> str:
+        """Serve `prometheus` over HTTP, for Prometheus to scrape, until the cluster is closed.
+
+        Parameters
+        ----------
+        port
+            0: any that is free.
+        host
+            Address of this machine to listen on. Whoever reaches it can read the numbers.
+
+        Returns
+        -------
+        str
+            Where: ``"http://127.0.0.1:9464/metrics"``.
+
+        Raises
+        ------
+        UnavailableError
+            The address cannot be had.
+        """
+        if self._closed:
+            raise FailedPreconditionError("this cluster is closed; make another one")
+        self._servers.append(_prometheus.Server(self._numbers, host, port))
+        return self._servers[-1].url
+
     def close(self) -> None:
         """End the cluster, and nodes of `start` with it; a second call does nothing."""
         if self._live is not None:
             self._live.close()
         self._closed = True
+        while self._servers:
+            self._servers.pop().close()
 
     def __enter__(self) -> Cluster:
         return self
@@ -469,24 +516,16 @@ def _result(
     rows: dict[str, dict[str, Any]] = {}
     for one in outcomes:
         for name, feed in (one.outcome.get("rows") or {}).items():
-            node = _rows_of_node(feed)
+            node = _metrics.rows_of_node(feed)
             total = rows.setdefault(name, {**dict.fromkeys(_ROW_COUNTS, 0), "nodes": []})
             for key in _ROW_COUNTS:
                 total[key] += node[key]
             total["nodes"].append(node)
     nodes = [one.outcome.get("metrics") or {} for one in outcomes]
-    metrics = {"nodes": nodes, "transport": transport[: roles.size]}
+    metrics = {
+        "nodes": nodes,
+        "feeds": _metrics.of_feeds([one.outcome for one in outcomes]),
+        "transport": transport[: roles.size],
+    }
     evaluators = values[roles.size : roles.size + roles.evaluator]
     return Result(values[: roles.size], rows, metrics, evaluators, attempts)
-
-
-def _rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
-    """Sum the passes that one node made over one feed."""
-    passes = list(feed.get("passes") or ())
-    whole = [one for one in passes if one.get("complete")]
-    counts = {
-        key: sum(one.get(key, 0) for one in whole)
-        for key in ("used", "padded", "dropped", "skipped")
-    }
-    unfinished = sum(one.get("used", 0) for one in passes if not one.get("complete"))
-    return {"fed": feed.get("rows", 0), **counts, "unfinished": unfinished, "passes": passes}

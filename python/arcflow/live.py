@@ -455,6 +455,6 @@ def start(cluster: Any, fn: Callable[[Any], Any], args: Any = None) -> Running:
 
     _live_feed.check_cluster(cluster)
     running = Running(cluster.spark, cluster._roles, cluster._options, [], pickled(fn, args))
-    running.logs = cluster._logs
+    running.logs, running.numbers = cluster._logs, cluster._numbers
     running._begin()
     return running

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
+from ._metrics import share
+
 # Plain lines come at most this often.
 _PLAIN_INTERVAL_S = 10.0
 # Below this share of waiting nobody would call a run feed-bound.
@@ -138,8 +140,10 @@ class Progress:
             computed += max(0, pair[1] - before[1])
         if waited + computed == 0:
             return ""
-        share = waited / (waited + computed)
-        return f"feed-bound {share:.0%}" if share >= _FEED_BOUND_SHARE else "compute-bound"
+        waiting = share(waited, computed)
+        if waiting >= _FEED_BOUND_SHARE:
+            return f"feed-bound {waiting:.0%}"
+        return f"compute-bound {1 - waiting:.0%}"
 
     def _summary(self) -> str:
         facts = self._facts

@@ -54,7 +54,7 @@ def test_feed_bound_is_told_with_the_share_of_waiting_since_the_last_look():
         sut.update(ranks(wait=35, compute=65))
         assert "feed-bound 35%" in stream.getvalue()
         sut.update(ranks(wait=36, compute=165))
-        assert "compute-bound" in stream.getvalue().split("feed-bound 35%")[-1]
+        assert "compute-bound 99%" in stream.getvalue().split("feed-bound 35%")[-1]
 
 
 def test_nothing_known_yet_shows_no_loss_and_no_bound():

@@ -19,7 +19,7 @@ namespace arcflow {
 /// Layout of the page; docs/formats/counter_page.md. Any change bumps kVersion.
 struct CounterPageLayout {
   static constexpr std::uint32_t kMagic = 0x50435241;  // "ARCP"
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
 
   std::uint32_t magic;
   std::uint32_t version;
@@ -36,12 +36,17 @@ struct CounterPageLayout {
   std::atomic<std::uint64_t> user_epoch;
   std::atomic<double> user_loss;         // NaN until known
   std::atomic<std::uint64_t> heartbeat;  // bumped whenever anything above changes
+  // What the agent tells the node, of all feeds together, at every heartbeat:
+  std::atomic<std::uint64_t> rows_fed;
+  std::atomic<std::uint64_t> depth_bytes;     // of rows that no reader has passed
+  std::atomic<std::uint64_t> feeder_wait_ns;  // time that the feeder waited for memory
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
               std::atomic<double>::is_always_lock_free);
-static_assert(std::is_standard_layout_v<CounterPageLayout> && sizeof(CounterPageLayout) == 104);
+static_assert(std::is_standard_layout_v<CounterPageLayout> && sizeof(CounterPageLayout) == 128);
 static_assert(offsetof(CounterPageLayout, steps) == 8 &&
-              offsetof(CounterPageLayout, heartbeat) == 96);
+              offsetof(CounterPageLayout, heartbeat) == 96 &&
+              offsetof(CounterPageLayout, feeder_wait_ns) == 120);
 
 /// Owner of a mapped counter page.
 /// Threads: every counter is atomic; relaxed order is enough because nothing else is published

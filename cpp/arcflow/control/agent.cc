@@ -434,8 +434,20 @@ void Agent::Beat() {
   json message{
       {"op", "beat"}, {"time", WallSeconds()}, {"counters", Counters()}, {"feeds", json::object()}};
   if (service_) {
+    std::uint64_t rows = 0;
+    std::uint64_t depth_bytes = 0;
+    std::uint64_t wait_ns = 0;
     for (const auto& [name, feed] : config_.feeds) {
-      message["feeds"][name] = service_->Levels(name);
+      const json& levels = message["feeds"][name] = service_->Levels(name);
+      rows += levels["rows"].get<std::uint64_t>();
+      depth_bytes += levels["depth_bytes"].get<std::uint64_t>();
+      wait_ns += levels["acquire_wait_ns"].get<std::uint64_t>();
+    }
+    if (counters_) {
+      CounterPageLayout& page = counters_->counters();
+      page.rows_fed.store(rows, std::memory_order_relaxed);
+      page.depth_bytes.store(depth_bytes, std::memory_order_relaxed);
+      page.feeder_wait_ns.store(wait_ns, std::memory_order_relaxed);
     }
   }
   const std::uint64_t rss = node_ && node_->running() ? ResidentBytes(node_->pid()) : 0;

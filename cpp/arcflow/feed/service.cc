@@ -34,6 +34,17 @@ json ToJson(const PassStats& pass) {
               {"complete", pass.complete}};
 }
 
+void Fold(const PassStats& pass, PassStats* whole, std::uint64_t* unfinished) {
+  if (!pass.complete) {
+    *unfinished += pass.used;
+    return;
+  }
+  whole->used += pass.used;
+  whole->padded += pass.padded;
+  whole->dropped += pass.dropped;
+  whole->skipped += pass.skipped;
+}
+
 }  // namespace
 
 Result<Cache> CacheFromName(const std::string& name) {
@@ -206,7 +217,9 @@ void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
       waited - std::exchange(feed.acquire_wait_told_ns, waited);
   feed.passes.back().peak_depth_bytes =
       std::max(std::exchange(feed.peak_depth_bytes, 0), feed.log.depth_bytes());
-  if (feed.passes.size() > kMaxPasses) feed.passes.pop_front();
+  if (feed.passes.size() <= kMaxPasses) return;
+  Fold(feed.passes.front(), &feed.older, &feed.older_unfinished);
+  feed.passes.pop_front();
 }
 
 /// Gives back what a session that is over holds. Twice is once.
@@ -290,6 +303,11 @@ json FeedService::Impl::FeedStats(const Feed& feed) const {
   stats["leased_bytes"] = feed.log.leased_bytes();
   stats["passes"] = std::move(passes);
   stats["passes_count"] = feed.passes_count;
+  stats["older"] = {{"used", feed.older.used},
+                    {"padded", feed.older.padded},
+                    {"dropped", feed.older.dropped},
+                    {"skipped", feed.older.skipped},
+                    {"unfinished", feed.older_unfinished}};
   return stats;
 }
 

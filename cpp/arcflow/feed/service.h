@@ -111,7 +111,9 @@ class FeedService {
   /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
   /// budget). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
   /// acquire_wait_ns: how long the feeder has waited for memory.
-  /// passes: the newest kMaxPasses ("passes_count": all).
+  /// passes: the newest kMaxPasses ("passes_count": all; "older": {"used", "padded", "dropped",
+  /// "skipped", "unfinished"} of those before them, the last being rows used in passes that did not
+  /// reach their end).
   nlohmann::json Stats() const;
 
  private:

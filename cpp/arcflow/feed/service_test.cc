@@ -252,6 +252,31 @@ TEST_F(FeedServiceTest, PassesAreCounted) {
   EXPECT_EQ(second["duration_ns"], 50);
 }
 
+TEST_F(FeedServiceTest, PassesThatAreTooManyToTellStayInTheSums) {
+  auto node = Node(Cache::kAuto, 4);
+  auto reader = node->Open("train");
+  for (int i = 0; i < 300; ++i) {
+    ASSERT_TRUE(reader
+                    ->Send({{"op", "stats"},
+                            {"used", 10},
+                            {"padded", 1},
+                            {"dropped", 2},
+                            {"steps", 1},
+                            {"wait_ns", 0},
+                            {"complete", i % 3 > 0}})
+                    .ok());
+    node->Poll();
+  }
+  const json stats = Train(*node);
+  EXPECT_EQ(stats["passes_count"], 300);
+  ASSERT_EQ(stats["passes"].size(), 256u);
+  EXPECT_EQ(stats["older"], (json{{"used", 290},  // 29 of the first 44 were whole
+                                  {"padded", 29},
+                                  {"dropped", 58},
+                                  {"skipped", 0},
+                                  {"unfinished", 150}}));
+}
+
 TEST_F(FeedServiceTest, TheFeedersWaitIsToldWhileItWaitsAndByPass) {
   constexpr std::uint64_t kWaited = 30'000'000;
   auto node = Node(Cache::kNone, 1);
