@@ -221,6 +221,12 @@ def read_every_type(ctx):
         batch = plain(element)
         dtypes = {k: v.dtype.name for k, v in element.items() if hasattr(v, "dtype")}
         tensors += [row_of(batch, i) for i in range(len(weights)) if weights[i]]
+    shuffled = [[], []]
+    for columns, padding in ctx.reader("train", 4, shuffle=3):
+        shuffled[0] += [row_of(plain(columns), i) for i in range(4 - padding)]
+    for element in ctx.dataset("train", 4, label=False, shuffle=3):
+        weights = element.pop("sample_weight").numpy().tolist()
+        shuffled[1] += [row_of(plain(element), i) for i in range(len(weights)) if weights[i]]
     import tensorflow as tf
 
     from arcflow.tf import make_dataset
@@ -237,6 +243,7 @@ def read_every_type(ctx):
         "padded": padded,
         "padded_tensors": [row_of(plain(last), 3)],
         "tensors": tensors,
+        "shuffled": shuffled,
         "dtypes": dtypes,
         "specs": specs,
         "dropped": row_of(plain(dropped), 3),
@@ -258,6 +265,11 @@ class TestEveryType:
         assert [row[column] for row in found["rows"]] == expected
         assert [row[column] for row in found["tensors"]] == expected
         assert found["dropped"][column] == expected[3]
+
+    def test_shuffled_rows_of_every_type_stay_whole(self, found):
+        numpy, tensors = found["shuffled"]
+        assert numpy == tensors != found["rows"]
+        assert sorted(numpy, key=lambda row: row["id"]) == found["rows"]
 
     def test_padding_repeats_the_last_row_of_every_type(self, found):
         assert found["padded"] == [found["rows"][-1]]

@@ -35,6 +35,7 @@ struct Writer::Impl {
   Status Append(const BatchView& batch, Deadline deadline, std::size_t* row);
   Status OpenSegment(const BatchView& batch, std::size_t row, Deadline deadline);
   Result<std::byte*> MapBuffer(const SegmentSource::Grant& grant, Fd* memfd);
+  std::string Largest(const BatchView& batch, std::size_t row) const;
   std::size_t RowsThatFit(const BatchView& batch, std::size_t row) const;
   void Copy(const BatchView& batch, std::size_t row, std::size_t n);
   Status Publish(bool closed);
@@ -63,7 +64,11 @@ Status Writer::Impl::OpenSegment(const BatchView& batch, std::size_t row, Deadli
   Result<SegmentSource::Grant> grant = source.Acquire(options.feed, plan.ask_bytes, deadline);
   wait_ns +=
       static_cast<std::uint64_t>(std::chrono::nanoseconds(Deadline::Clock::now() - begin).count());
-  if (!grant.ok()) return grant.status();
+  if (!grant.ok()) {
+    const bool too_large = grant.status().code() == Code::kResourceExhausted &&
+                           plan.ask_bytes > 2 * options.segment_bytes;
+    return too_large ? grant.status().WithContext(Largest(batch, row)) : grant.status();
+  }
   if (grant->size_bytes < plan.layout.size_bytes) {
     return Internal("asked for " + std::to_string(plan.ask_bytes) + " bytes, was granted " +
                     std::to_string(grant->size_bytes));
@@ -79,6 +84,24 @@ Status Writer::Impl::OpenSegment(const BatchView& batch, std::size_t row, Deadli
   }
   open = std::move(next);
   return Status::Ok();
+}
+
+/// Names a row that needs a segment of its own, and what makes it so large.
+std::string Writer::Impl::Largest(const BatchView& batch, std::size_t row) const {
+  std::size_t column = 0;
+  std::size_t most = 0;
+  for (std::size_t c = 0; c < batch.columns.size(); ++c) {
+    const columnar::Column& what = options.schema.columns[c];
+    const std::size_t size =
+        what.variable()
+            ? static_cast<std::size_t>(columnar::StringBytes(batch.columns[c], row, 1))
+            : what.row_bytes();
+    if (size <= most) continue;
+    column = c;
+    most = size;
+  }
+  return "row " + std::to_string(rows) + " of this task has " + std::to_string(most) +
+         " bytes in column '" + options.schema.columns[column].name + "'";
 }
 
 std::size_t Writer::Impl::RowsThatFit(const BatchView& batch, std::size_t row) const {

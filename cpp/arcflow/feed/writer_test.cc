@@ -337,6 +337,19 @@ TEST(WriterTest, AFailedPublishIsFinal) {
   EXPECT_EQ(sut.rows(), 0u);
 }
 
+TEST(WriterTest, ARowThatIsTooLargeIsNamed) {
+  RecordingSource source;
+  source.acquire_error = ResourceExhausted("raise feed_memory");
+  source.acquires_before_error = 1;
+  Writer sut({"train", kText, 4096}, source);
+  ASSERT_TRUE(Append(sut, TextBatch({"a", "b"})).ok());
+  const Status status = Append(sut, TextBatch({std::string(100'000, 'x')}));
+  EXPECT_EQ(status.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("feed 'train': row 2 of this task has 100000 bytes in column 'text': "
+                        "raise feed_memory"));
+}
+
 TEST(WriterTest, AGrantThatIsTooSmallIsAnError) {
   RecordingSource source;
   source.grant_less_by = static_cast<std::size_t>(-8192);

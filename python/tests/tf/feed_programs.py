@@ -96,6 +96,12 @@ def shuffled(columns: list[dict], directory: str) -> dict:
     return found
 
 
+def shuffled_passes(columns: list[dict], batch: int) -> list[list[float]]:
+    """First elements of the rows of two passes."""
+    ds = make_dataset("train", batch, schema=columns, label=False, remainder="partial", shuffle=7)
+    return [[float(v) for b in ds for v in b[:, 0]] for _ in range(2)]
+
+
 def shuffle_needs_all_rows(columns: list[dict]) -> str:
     ds = make_dataset("train", 64, schema=columns, label=False, shuffle=1)
     try:

@@ -314,6 +314,25 @@ def test_shuffle_gives_each_pass_its_order_and_positions_go_on_exactly(tmp_path:
     assert "shuffle seed 7, this dataset has 8" in found["refused"]
 
 
+def test_shuffled_order_does_not_depend_on_where_the_rows_lie() -> None:
+    rows = 20_000  # 1.3 MB
+    expected_rows = [float(v) for v in expected(X, np.arange(rows))[:, 0]]
+    orders = []
+    for cache, memory in (("memory", 8 << 20), ("disk", 8 << 20), ("auto", 256 << 10)):
+        found, stats = node(
+            "shuffled_passes", {"train": feed([X], rows, cache=cache)}, columns=[X], batch=128,
+            memory_bytes=memory, segment_bytes=32 << 10,
+        )  # fmt: skip
+        train = stats["feeds"]["train"]
+        assert (train["spilled_segments"] > 0) == (cache != "memory")
+        assert [p["used"] for p in train["passes"]] == [rows, rows]
+        for order in found:
+            assert sorted(order) == expected_rows
+        orders.append(found)
+    assert orders[0][0] != orders[0][1]
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_shuffle_of_rows_that_can_be_read_only_once_is_refused() -> None:
     columns = [column("x", "int64")]
     found, _ = node(
