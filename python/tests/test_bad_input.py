@@ -45,7 +45,9 @@ def test_a_schema_that_changes_between_batches_is_refused_and_costs_no_row():
         "'y'": replaced(good, "y", pa.array([1.5] * 4)),
         "'s'": good.drop_columns(["s"]),
     }
-    ragged = replaced(good, "x", pa.array([[0.0] * n for n in (3, 3, 2, 3)], pa.list_(pa.float32())))
+    ragged = replaced(
+        good, "x", pa.array([[0.0] * n for n in (3, 3, 2, 3)], pa.list_(pa.float32()))
+    )
     with Run(1, READ) as run:
         link = run.links[0]
         assert link.write("train", rows(0, 100))
@@ -89,9 +91,7 @@ def test_a_row_of_three_gigabytes_is_an_error_that_names_it():
     """
     with mmap.mmap(-1, size + 8) as memory:  # nobody reads it, so it takes no memory
         offsets = pa.py_buffer(np.array([0, 4, size + 4, size + 8]))
-        column = pa.Array.from_buffers(
-            pa.large_binary(), 3, [None, offsets, pa.py_buffer(memory)]
-        )
+        column = pa.Array.from_buffers(pa.large_binary(), 3, [None, offsets, pa.py_buffer(memory)])
         batch = pa.RecordBatch.from_arrays([column], names=["b"])
         feeds = {"train": {"schema": schema, "cache": "auto"}}
         with Run(1, program, feeds=feeds) as run:

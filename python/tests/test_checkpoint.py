@@ -315,7 +315,7 @@ def test_shuffled_rows_are_told_their_epoch_and_go_on_only_in_their_order(tmp_pa
     def go_on(seed):
         def program(node):
             state, rows = make(node, tmp_path, Variable(0), every=100), Shuffled(seed)
-            return [[step for step in state.batches(rows)] for _ in state.epochs(2)], rows.epochs
+            return [list(state.batches(rows)) for _ in state.epochs(2)], rows.epochs
 
         return World(2, attempt=2).run(program)
 

@@ -126,7 +126,8 @@ def events_of(folder) -> dict[str, list[tuple[int, float]]]:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {
-        tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+        tag: [(one.step, one.value) for one in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -214,6 +215,9 @@ class TestRun:
         runs = sorted(path.name for path in tmp_path.iterdir())
         assert len(runs) == 2
         for run in runs:
-            assert sorted(path.name for path in (tmp_path / run).iterdir()) == ["chief-0", "worker-0"]
+            assert sorted(path.name for path in (tmp_path / run).iterdir()) == [
+                "chief-0",
+                "worker-0",
+            ]
             for node in (tmp_path / run).iterdir():
                 assert events_of(node)["arcflow/epochs"][-1][1] == 2

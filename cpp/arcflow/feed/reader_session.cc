@@ -119,11 +119,10 @@ Status ReaderSession::HandleStats(const json& packet) {
   ARC_ASSIGN(pass.dropped, UintField(packet, "dropped", kMaxNumber));
   ARC_ASSIGN(pass.steps, UintField(packet, "steps", kMaxNumber));
   ARC_ASSIGN(pass.wait_ns, UintField(packet, "wait_ns", kMaxNumber));
-  const std::pair<const char*, std::uint64_t*> optional[] = {
-      {"skipped", &pass.skipped},
-      {"bytes", &pass.bytes},
-      {"compute_ns", &pass.compute_ns},
-      {"duration_ns", &pass.duration_ns}};
+  const std::pair<const char*, std::uint64_t*> optional[] = {{"skipped", &pass.skipped},
+                                                             {"bytes", &pass.bytes},
+                                                             {"compute_ns", &pass.compute_ns},
+                                                             {"duration_ns", &pass.duration_ns}};
   for (const auto& [key, value] : optional) {
     if (!packet.contains(key)) continue;
     ARC_ASSIGN(*value, UintField(packet, key, kMaxNumber));

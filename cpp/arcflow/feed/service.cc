@@ -213,8 +213,7 @@ void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
   ++feed.passes_count;
   feed.passes.push_back(pass);
   const std::uint64_t waited = AcquireWait(feed);
-  feed.passes.back().acquire_wait_ns =
-      waited - std::exchange(feed.acquire_wait_told_ns, waited);
+  feed.passes.back().acquire_wait_ns = waited - std::exchange(feed.acquire_wait_told_ns, waited);
   feed.passes.back().peak_depth_bytes =
       std::max(std::exchange(feed.peak_depth_bytes, 0), feed.log.depth_bytes());
   if (feed.passes.size() <= kMaxPasses) return;

@@ -287,7 +287,7 @@ TEST_F(FeedServiceTest, TheFeedersWaitIsToldWhileItWaitsAndByPass) {
   EXPECT_GE(node->service().Levels("train")["acquire_wait_ns"].get<std::uint64_t>(), kWaited);
   EXPECT_EQ(node->service().Levels("train")["rows"], kRowsPerPage);
   EXPECT_EQ(node->service().Levels("nothing"), json::object());
-  json told{{"op", "stats"}, {"used", 1},    {"padded", 0},    {"dropped", 0},
+  json told{{"op", "stats"}, {"used", 1},    {"padded", 0},     {"dropped", 0},
             {"steps", 1},    {"wait_ns", 0}, {"complete", true}};
   ASSERT_TRUE(reader->Send(told).ok());
   node->Poll();

@@ -93,9 +93,8 @@ std::string Writer::Impl::Largest(const BatchView& batch, std::size_t row) const
   for (std::size_t c = 0; c < batch.columns.size(); ++c) {
     const columnar::Column& what = options.schema.columns[c];
     const std::size_t size =
-        what.variable()
-            ? static_cast<std::size_t>(columnar::StringBytes(batch.columns[c], row, 1))
-            : what.row_bytes();
+        what.variable() ? static_cast<std::size_t>(columnar::StringBytes(batch.columns[c], row, 1))
+                        : what.row_bytes();
     if (size <= most) continue;
     column = c;
     most = size;
