@@ -65,7 +65,7 @@ def test_a_schema_that_changes_between_batches_is_refused_and_costs_no_row():
 
 def test_streams_without_rows_are_empty_passes_on_all_ranks():
     with Run(2, READ) as run:
-        assert run.links[1].write("train", rows(0, 0))
+        assert run.links[1].write("train", rows(0, 1).slice(0, 0))
         for link in run.links:
             link.end("train")
         for rank in (0, 1):
@@ -89,22 +89,21 @@ def test_a_row_of_three_gigabytes_is_an_error_that_names_it():
             link.log("told")
         time.sleep(600)
     """
-    with mmap.mmap(-1, size + 8) as memory:  # nobody reads it, so it takes no memory
-        offsets = pa.py_buffer(np.array([0, 4, size + 4, size + 8]))
-        column = pa.Array.from_buffers(pa.large_binary(), 3, [None, offsets, pa.py_buffer(memory)])
-        batch = pa.RecordBatch.from_arrays([column], names=["b"])
-        feeds = {"train": {"schema": schema, "cache": "auto"}}
-        with Run(1, program, feeds=feeds) as run:
-            before = resident_bytes()
-            with pytest.raises(errors.ResourceExhaustedError) as caught:
-                run.links[0].write("train", batch)
-            assert resident_bytes() - before < 256 << 20
-            message = str(caught.value)
-            assert f"row 1 of this task has {size} bytes in column 'b'" in message
-            assert "raise feed_memory" in message
-            run.links[0].abort("RESOURCE_EXHAUSTED", message, "")
-            outcome, _ = run.outcome()
-        del column, batch, offsets
+    memory = mmap.mmap(-1, size + 8)  # nobody reads it, so it takes no memory
+    offsets = pa.py_buffer(np.array([0, 4, size + 4, size + 8]))
+    column = pa.Array.from_buffers(pa.large_binary(), 3, [None, offsets, pa.py_buffer(memory)])
+    batch = pa.RecordBatch.from_arrays([column], names=["b"])
+    feeds = {"train": {"schema": schema, "cache": "auto"}}
+    with Run(1, program, feeds=feeds) as run:
+        before = resident_bytes()
+        with pytest.raises(errors.ResourceExhaustedError) as caught:
+            run.links[0].write("train", batch)
+        assert resident_bytes() - before < 256 << 20
+        message = str(caught.value)
+        assert f"row 1 of this task has {size} bytes in column 'b'" in message
+        assert "raise feed_memory" in message
+        run.links[0].abort("RESOURCE_EXHAUSTED", message, "")
+        outcome, _ = run.outcome()
     assert outcome["status"] == "failed"
     assert outcome["failure"]["cause"] == "feeder"
     assert message in outcome["failure"]["message"]

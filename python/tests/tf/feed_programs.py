@@ -96,10 +96,14 @@ def shuffled(columns: list[dict], directory: str) -> dict:
     return found
 
 
-def shuffled_passes(columns: list[dict], batch: int) -> list[list[float]]:
-    """First elements of the rows of two passes."""
-    ds = make_dataset("train", batch, schema=columns, label=False, remainder="partial", shuffle=7)
-    return [[float(v) for b in ds for v in b[:, 0]] for _ in range(2)]
+def shuffled_passes(columns: list[dict], feeds: list[str]) -> dict[str, list[np.ndarray]]:
+    """First elements of the rows of two passes over each feed."""
+
+    def passes(feed: str) -> list[np.ndarray]:
+        ds = make_dataset(feed, 128, schema=columns, label=False, remainder="partial", shuffle=7)
+        return [np.concatenate([batch.numpy()[:, 0] for batch in ds]) for _ in range(2)]
+
+    return {feed: passes(feed) for feed in feeds}
 
 
 def shuffle_needs_all_rows(columns: list[dict]) -> str:

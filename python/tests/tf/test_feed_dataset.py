@@ -316,21 +316,22 @@ def test_shuffle_gives_each_pass_its_order_and_positions_go_on_exactly(tmp_path:
 
 def test_shuffled_order_does_not_depend_on_where_the_rows_lie() -> None:
     rows = 20_000  # 1.3 MB
-    expected_rows = [float(v) for v in expected(X, np.arange(rows))[:, 0]]
-    orders = []
-    for cache, memory in (("memory", 8 << 20), ("disk", 8 << 20), ("auto", 256 << 10)):
-        found, stats = node(
-            "shuffled_passes", {"train": feed([X], rows, cache=cache)}, columns=[X], batch=128,
-            memory_bytes=memory, segment_bytes=32 << 10,
-        )  # fmt: skip
-        train = stats["feeds"]["train"]
-        assert (train["spilled_segments"] > 0) == (cache != "memory")
-        assert [p["used"] for p in train["passes"]] == [rows, rows]
-        for order in found:
-            assert sorted(order) == expected_rows
-        orders.append(found)
-    assert orders[0][0] != orders[0][1]
-    assert orders[0] == orders[1] == orders[2]
+    feeds = {cache: feed([X], rows, cache=cache) for cache in ("memory", "disk", "auto")}
+    found, stats = node(
+        "shuffled_passes", feeds, columns=[X], feeds=list(feeds), memory_bytes=2 << 20,
+        segment_bytes=32 << 10,
+    )  # fmt: skip
+    for cache in feeds:
+        told = stats["feeds"][cache]
+        assert (told["spilled_segments"] > 0) == (cache != "memory")
+        assert [one["used"] for one in told["passes"]] == [rows, rows]
+        for order in found[cache]:
+            assert np.array_equal(np.sort(order), expected(X, np.arange(rows))[:, 0])
+    first, second = found["memory"]
+    assert not np.array_equal(first, second)
+    for cache in ("disk", "auto"):
+        assert np.array_equal(found[cache][0], first)
+        assert np.array_equal(found[cache][1], second)
 
 
 def test_shuffle_of_rows_that_can_be_read_only_once_is_refused() -> None:
