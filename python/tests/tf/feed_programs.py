@@ -96,14 +96,14 @@ def shuffled(columns: list[dict], directory: str) -> dict:
     return found
 
 
-def shuffled_passes(columns: list[dict], feeds: list[str]) -> dict[str, list[np.ndarray]]:
+def shuffled_passes(columns: list[dict], names: list[str]) -> dict[str, list[np.ndarray]]:
     """First elements of the rows of two passes over each feed."""
 
     def passes(feed: str) -> list[np.ndarray]:
         ds = make_dataset(feed, 128, schema=columns, label=False, remainder="partial", shuffle=7)
         return [np.concatenate([batch.numpy()[:, 0] for batch in ds]) for _ in range(2)]
 
-    return {feed: passes(feed) for feed in feeds}
+    return {name: passes(name) for name in names}
 
 
 def shuffle_needs_all_rows(columns: list[dict]) -> str:

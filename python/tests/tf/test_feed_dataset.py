@@ -318,7 +318,7 @@ def test_shuffled_order_does_not_depend_on_where_the_rows_lie() -> None:
     rows = 20_000  # 1.3 MB
     feeds = {cache: feed([X], rows, cache=cache) for cache in ("memory", "disk", "auto")}
     found, stats = node(
-        "shuffled_passes", feeds, columns=[X], feeds=list(feeds), memory_bytes=2 << 20,
+        "shuffled_passes", feeds, columns=[X], names=list(feeds), memory_bytes=2 << 20,
         segment_bytes=32 << 10,
     )  # fmt: skip
     for cache in feeds:
