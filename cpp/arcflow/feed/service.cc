@@ -19,10 +19,18 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxPasses = 256;
 
-json ToJson(const PassStats& pass) {
+/// Rows that passes which reached their end did not use, of `rows` that they had together. Under
+/// kDrop a pass may end before its reader, or anybody, has seen all rows, so what it told is too
+/// little.
+std::uint64_t DroppedOf(const PassStats& pass, std::uint64_t rows) {
+  const std::uint64_t had = pass.used + pass.skipped;
+  return std::max(pass.dropped, rows > had ? rows - had : 0);
+}
+
+json ToJson(const PassStats& pass, std::uint64_t rows) {
   return json{{"used", pass.used},
               {"padded", pass.padded},
-              {"dropped", pass.dropped},
+              {"dropped", pass.complete ? DroppedOf(pass, rows) : pass.dropped},
               {"skipped", pass.skipped},
               {"steps", pass.steps},
               {"bytes", pass.bytes},
@@ -34,11 +42,13 @@ json ToJson(const PassStats& pass) {
               {"complete", pass.complete}};
 }
 
+/// `steps` of the sums counts the passes.
 void Fold(const PassStats& pass, PassStats* whole, std::uint64_t* unfinished) {
   if (!pass.complete) {
     *unfinished += pass.used;
     return;
   }
+  ++whole->steps;
   whole->used += pass.used;
   whole->padded += pass.padded;
   whole->dropped += pass.dropped;
@@ -295,7 +305,7 @@ json FeedService::Impl::Levels(const Feed& feed) const {
 
 json FeedService::Impl::FeedStats(const Feed& feed) const {
   json passes = json::array();
-  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass));
+  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass, feed.log.rows()));
   json stats = Levels(feed);
   stats["segments"] = feed.log.segments();
   stats["spilled_segments"] = feed.log.segments_in_file();
@@ -304,7 +314,7 @@ json FeedService::Impl::FeedStats(const Feed& feed) const {
   stats["passes_count"] = feed.passes_count;
   stats["older"] = {{"used", feed.older.used},
                     {"padded", feed.older.padded},
-                    {"dropped", feed.older.dropped},
+                    {"dropped", DroppedOf(feed.older, feed.older.steps * feed.log.rows())},
                     {"skipped", feed.older.skipped},
                     {"unfinished", feed.older_unfinished}};
   return stats;

@@ -29,8 +29,8 @@ class FeedService::Impl final : public ReaderHost {
   struct Feed : FeedState {
     columnar::Schema schema;
     std::vector<RankRows> ranks;
-    std::deque<PassStats> passes;        // the newest
-    PassStats older;                     // sums of the whole ones before them
+    std::deque<PassStats> passes;  // the newest
+    PassStats older;               // sums of the whole ones before them, `steps`: their number
     std::uint64_t older_unfinished = 0;  // rows used in the others before them
     std::uint64_t passes_count = 0;
     std::uint64_t acquire_wait_ns = 0;
