@@ -438,10 +438,12 @@ void Agent::Beat() {
     std::uint64_t depth_bytes = 0;
     std::uint64_t wait_ns = 0;
     for (const auto& [name, feed] : config_.feeds) {
-      const json& levels = message["feeds"][name] = service_->Levels(name);
+      json levels = service_->Levels(name);
+      if (levels.empty()) continue;
       rows += levels["rows"].get<std::uint64_t>();
       depth_bytes += levels["depth_bytes"].get<std::uint64_t>();
       wait_ns += levels["acquire_wait_ns"].get<std::uint64_t>();
+      message["feeds"][name] = std::move(levels);
     }
     if (counters_) {
       CounterPageLayout& page = counters_->counters();
