@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import spark_testing
 
-EXAMPLES = Path(spark_testing.SOURCE).parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROGRAMS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.glob("*/with_*.py"))
 # What takes minutes; `make examples` runs it too.
 long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_EXAMPLES"), reason="make examples")

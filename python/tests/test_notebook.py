@@ -6,9 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import spark_testing
 
-NOTEBOOK = Path(spark_testing.SOURCE).parent / "examples" / "notebook" / "trips.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "notebook" / "trips.ipynb"
 
 
 @pytest.mark.spark
