@@ -303,7 +303,7 @@ def counts(column: dict) -> dict:
     fd = os.memfd_create("page")
     os.ftruncate(fd, 4096)
     page = mmap.mmap(fd, 4096)
-    page[:8] = (0x50435241).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    page[:8] = (0x50435241).to_bytes(4, "little") + (2).to_bytes(4, "little")
     os.environ["ARCFLOW_COUNTER_FD"] = str(fd)
     ds = FeedDataset("train", "x", {"x": column}, 10, remainder="partial")
     for _ in ds:
