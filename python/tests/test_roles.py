@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -64,12 +66,17 @@ def describe_me(ctx):
     }
     if ctx.role == "evaluator":
         assert not ctx.training_over
+        Path(ctx.args["seen"]).touch()
         assert ctx.feeds == {}
         with pytest_free_raises(errors.UnimplementedError):
             ctx.barrier("no")
         assert ctx.wait_for_end(120)
         assert ctx.training_over
         return said
+    while not Path(
+        ctx.args["seen"]
+    ).exists():  # training is not over before the evaluator has looked
+        time.sleep(0.05)
     assert len(ctx.barrier("mine", str(ctx.rank).encode())) == ctx.size
     ids = []
     for columns, padding in ctx.reader("train", 16):
@@ -92,9 +99,10 @@ class pytest_free_raises:
 
 @on("local", "connect")
 @pytest.mark.usefixtures("leftovers")
-def test_an_evaluator_trains_with_nobody_and_ends_with_the_chief(spark):
+def test_an_evaluator_trains_with_nobody_and_ends_with_the_chief(spark, tmp_path):
+    args = {"seen": str(tmp_path / "seen")}
     with Cluster(spark, size=2, evaluator=1, progress=False) as cluster:
-        result = cluster.run(describe_me, data=spark.range(0, 100, 1, 4))
+        result = cluster.run(describe_me, data=spark.range(0, 100, 1, 4), args=args)
     assert [value["role"] for value in result.values] == ["chief", "worker"]
     assert sorted(result.values[0]["ids"] + result.values[1]["ids"]) == list(range(100))
     (evaluator,) = result.evaluators
