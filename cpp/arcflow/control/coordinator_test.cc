@@ -5,13 +5,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <nlohmann/json.hpp>
 
+#include "arcflow/base/stand_still_testing.h"
 #include "arcflow/control/control_testing.h"
 #include "arcflow/control/coordinator_testing.h"
 
@@ -198,25 +196,11 @@ TEST_F(CoordinatorTest, ALostConnectionIsALostAgent) {
   EXPECT_EQ(failure.role, "worker");
 }
 
-/// Stops this whole process for a time, as SIGSTOP to a driver or a paused machine does.
-void StandStill(unsigned seconds) {
-  const pid_t self = ::getpid();
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    ::kill(self, SIGSTOP);
-    ::sleep(seconds);
-    ::kill(self, SIGCONT);
-    ::_exit(0);
-  }
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-}
-
 TEST_F(CoordinatorTest, ADriverThatStoodStillBlamesNobody) {
   CoordinatorTuning tuning = Patient();
   tuning.heartbeat_timeout_s = 1.0;
   auto agents = StartRun(2, tuning);
-  StandStill(3);
+  arcflow::testing_support::StandStill(3);
   for (int beat = 0; beat < 10; ++beat) {
     for (const auto& agent : agents) agent->Send({{"op", "beat"}});
     std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The conformance suite, second part: deadlines, cancels at every point, peers that are stopped,
 // killed or replaced.
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
 #include <thread>
 
+#include "arcflow/base/stand_still_testing.h"
 #include "arcflow/transport/conformance_cases_testing.h"
 #include "arcflow/transport/conformance_testing.h"
 
@@ -294,20 +292,6 @@ TEST_P(TransportTrouble, AStoppedPeerCountsAsDeadAfterItsSilence) {
   peer.Continue();
 }
 
-/// Stops this whole process for a time, as a debugger or a paused machine does.
-void StandStill(unsigned seconds) {
-  const pid_t self = ::getpid();
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    ::kill(self, SIGSTOP);
-    ::sleep(seconds);
-    ::kill(self, SIGCONT);
-    ::_exit(0);
-  }
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-}
-
 TEST_P(TransportTrouble, AProcessThatStoodStillItselfBlamesNobody) {
   if (!Resets()) return;
   ContextOptions options = Options();
@@ -316,7 +300,7 @@ TEST_P(TransportTrouble, AProcessThatStoodStillItselfBlamesNobody) {
   (void)Here(options);
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
-  StandStill(4);
+  testing_support::StandStill(4);
   std::this_thread::sleep_for(std::chrono::seconds(1));
   EXPECT_TRUE(endpoint->status().ok()) << endpoint->status().ToString();
   const RemoteRegion region = peer.MakeRegion(kMiB);
