@@ -125,14 +125,14 @@ class Network:
     """Hosts as network namespaces on one bridge; their cables can be pulled. Needs root."""
 
     def __init__(self, hosts: int) -> None:
-        self._tag = f"arc{os.getpid() % 10000}"
+        self.tag = f"arc{os.getpid() % 10000}"
         self._net = f"10.{100 + os.getpid() % 100}.0"
         self.address = f"{self._net}.1"
-        self._bridge = f"{self._tag}b"
+        self._bridge = f"{self.tag}b"
         self._hosts = list(range(hosts))
 
     def name(self, host: int) -> str:
-        return f"{self._tag}h{host}"
+        return f"{self.tag}h{host}"
 
     def address_of(self, host: int) -> str:
         return f"{self._net}.{host + 2}"
@@ -142,7 +142,7 @@ class Network:
         ip("addr", "add", f"{self.address}/24", "dev", self._bridge)
         ip("link", "set", self._bridge, "up")
         for host in self._hosts:
-            name, inner, outer = self.name(host), f"{self._tag}i{host}", f"{self._tag}o{host}"
+            name, inner, outer = self.name(host), f"{self.tag}i{host}", f"{self.tag}o{host}"
             ip("netns", "add", name)
             ip("link", "add", outer, "type", "veth", "peer", "name", inner)
             ip("link", "set", inner, "netns", name)
@@ -160,7 +160,7 @@ class Network:
 
     def cut(self, host: int, *, down: bool = True) -> None:
         """Pull the cable of a host, or put it back."""
-        ip("link", "set", f"{self._tag}o{host}", "down" if down else "up")
+        ip("link", "set", f"{self.tag}o{host}", "down" if down else "up")
 
 
 def ip(*arguments: str, check: bool = True) -> None:

@@ -22,7 +22,10 @@ _CORES = 3  # of each Worker: two hosts have a slot for every node of a layout, 
 
 
 class Hosts:
-    """Master here, one Worker on each of two hosts; everything carries `MARK` in its environment."""
+    """Master here, one Worker on each of two hosts; everything carries `MARK` in its environment.
+
+    `driver_container` limits the memory of the driver, which lives here too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,6 +40,7 @@ class Hosts:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.network)
             stack.callback(self._stop)
+            self.driver_container = self._container(f"{self.network.tag}d")
             port = self._start_master()
             for host in range(2):
                 self._start_worker(host)
@@ -68,9 +72,11 @@ class Hosts:
             return True
         return False
 
+    def _container(self, name: str) -> Container:
+        self._containers.append(Container(name))
+        return self._containers[-1]
+
     def _start_worker(self, host: int) -> None:
-        container = Container(f"{self.network.name(host)}")
-        self._containers.append(container)
         self._start(
             f"worker{host}",
             ["ip", "netns", "exec", self.network.name(host)],
@@ -82,7 +88,7 @@ class Hosts:
             str(_CORES),
             "-m",
             "1500m",
-            container=container,
+            container=self._container(self.network.name(host)),
         )
 
     def _start(

@@ -168,9 +168,9 @@ def _serve_with_ps(ctx: Any, chaos: Chaos) -> int:
 
 
 def _go_on(ctx: Any, chaos: Chaos, step: Any, weights: Any) -> int:
-    """Make steps and checkpoints; without end where the fault must come from outside."""
+    """Make steps and checkpoints; without end where the fault has to end the run."""
     state = ctx.checkpoint([weights], directory=ctx.args["checkpoints"], every=4)
-    ends = ctx.args["stage"] in ("start", "shutdown") and not ctx.args["endless"]
+    ends = not ctx.args["endless"]
     done = 0
     while done < (_STEPS if ends else _ENDLESS):
         step()

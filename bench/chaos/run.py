@@ -63,6 +63,7 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,  # its Ctrl-C is not ours
+            preexec_fn=hosts.driver_container.enter,
         )
         ready = self.answer(120) or {}
         if "ready" not in ready:
@@ -144,7 +145,7 @@ class Table:
                 "stage": cell.stage,
                 "fault": cell.fault,
                 "inside": cell.inside,
-                "endless": cell.stage == "start" and not cell.goes_on,
+                "endless": cell.stage != "shutdown" and not cell.goes_on,
             },
         }
 
