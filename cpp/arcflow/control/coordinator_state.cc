@@ -24,9 +24,8 @@ constexpr std::size_t kMaxFeeds = 256;
 // numbers: the time between two such rounds grows with n, so that their cost does not.
 constexpr double kRowsDelay_s = 0.02;
 constexpr double kRowsDelayPerRank_s = 0.0005;
-constexpr double kSealedRowsDelayPerRank_s =
-    0.001;                                    // under TLS each rank's copy is encrypted apart
-constexpr double kProgressPerRank_s = 0.001;  // likewise for the driver's view of all ranks
+constexpr double kSealedRowsDelayPerRank_s = 0.002;  // TLS encrypts each rank's copy apart
+constexpr double kProgressPerRank_s = 0.002;         // likewise for the driver's view of all ranks
 
 /// Learns from a message how far its sender's clock is off. A message is never received before it
 /// was sent, so the least difference is the nearest to the truth.

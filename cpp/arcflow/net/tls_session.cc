@@ -161,6 +161,8 @@ Status TlsSession::Impl::ReadPlain(std::string* plain) {
     const int n = SSL_read(ssl, chunk, sizeof chunk);
     if (n > 0) {
       plain->append(chunk, static_cast<std::size_t>(n));
+      // Asking for more than there is makes the library take a buffer and give it back.
+      if (SSL_pending(ssl) == 0 && BIO_ctrl_pending(in) == 0) return Status::Ok();
       continue;
     }
     const int why = SSL_get_error(ssl, n);
