@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "plugins/tensorflow/recycled_buffer.h"
 #include "status.h"
 #include "tensorflow/core/framework/allocation_description.pb.h"
 #include "tensorflow/core/framework/types.pb.h"
@@ -70,6 +71,21 @@ absl::Status NoMemory(const columnar::Column& column) {
   return absl::ResourceExhaustedError("no memory for a batch of column '" + column.name + "'");
 }
 
+/// From here on a tensor that rows are copied into takes recycled memory: fresh pages would cost
+/// more than the copy.
+constexpr std::size_t kRecycleBytes = 128 << 10;
+
+/// A tensor of no particular content; without memory when there is none.
+Tensor Uninitialized(tensorflow::Allocator* allocator, DataType type, const TensorShape& shape) {
+  const auto bytes =
+      static_cast<std::size_t>(shape.num_elements() * tensorflow::DataTypeSize(type));
+  if (bytes >= kRecycleBytes) {
+    const auto buffer = RecycledMemory::Global().Take(bytes);
+    if (buffer.data != nullptr) return RecycledTensor(buffer, bytes, type, shape);
+  }
+  return Tensor(allocator, type, shape);
+}
+
 Tensor StringTensor(const std::vector<std::string_view>& values, const TensorShape& shape,
                     tensorflow::Allocator* allocator) {
   Tensor tensor(allocator, tensorflow::DT_STRING, shape);
@@ -107,7 +123,7 @@ absl::Status ColumnTensor(const feed::Batch& batch, const columnar::Schema& sche
     *out = LeasedTensor(bytes, batch, TypeOf(type.dtype), std::move(shape));
     return absl::OkStatus();
   }
-  Tensor tensor(allocator, TypeOf(type.dtype), shape);
+  Tensor tensor = Uninitialized(allocator, TypeOf(type.dtype), shape);
   if (!tensor.IsInitialized()) return NoMemory(type);
   const auto bytes = std::as_writable_bytes(
       std::span<char>(static_cast<char*>(tensor.data()), tensor.AllocatedBytes()));
@@ -126,7 +142,7 @@ absl::Status ItemsTensor(const feed::Batch& batch, const columnar::Column& type,
     *out = LeasedTensor(bytes, batch, TypeOf(type.dtype), std::move(shape));
     return absl::OkStatus();
   }
-  Tensor tensor(allocator, TypeOf(type.dtype), shape);
+  Tensor tensor = Uninitialized(allocator, TypeOf(type.dtype), shape);
   if (!tensor.IsInitialized()) return NoMemory(type);
   feed::CopyItems(rows, static_cast<std::byte*>(tensor.data()));
   *out = std::move(tensor);

@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "arcflow/collective/recycled_memory.h"
+#include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/groups.h"
 #include "plugins/tensorflow/transport/stats.h"
@@ -27,7 +27,6 @@ namespace {
 using collective::Element;
 using collective::Kind;
 using collective::Merge;
-using collective::RecycledMemory;
 using tensorflow::CancellationManager;
 using tensorflow::CollectiveParams;
 using tensorflow::CollGroupParams;
@@ -208,25 +207,6 @@ class Resolver : public tensorflow::CollectiveParamResolverDistributed {
 
 // ---- the collective ----
 
-/// Recycled memory as a tensor's.
-class RecycledBuffer : public tensorflow::TensorBuffer {
- public:
-  RecycledBuffer(RecycledMemory::Buffer buffer, std::size_t bytes)
-      : TensorBuffer(buffer.data), buffer_(buffer), bytes_(bytes) {}
-  ~RecycledBuffer() override { RecycledMemory::Global().Give(buffer_); }
-  std::size_t size() const override { return bytes_; }
-  TensorBuffer* root_buffer() override { return this; }
-  void FillAllocationDescription(tensorflow::AllocationDescription* proto) const override {
-    proto->set_requested_bytes(static_cast<std::int64_t>(bytes_));
-    proto->set_allocated_bytes(static_cast<std::int64_t>(buffer_.capacity));
-    proto->set_allocator_name("arcflow_recycled");
-  }
-
- private:
-  RecycledMemory::Buffer buffer_;
-  std::size_t bytes_;
-};
-
 /// Puts memory whose pages are there under a large output that nothing has been written to.
 void Recycle(const Tensor* input, Tensor* output) {
   const std::size_t bytes = output->TotalBytes();
@@ -235,9 +215,7 @@ void Recycle(const Tensor* input, Tensor* output) {
   const auto buffer = RecycledMemory::Global().Take(bytes);
   if (buffer.data == nullptr) return;
   CountOutput(buffer.recycled);
-  *output = Tensor(
-      output->dtype(), output->shape(),
-      tensorflow::core::RefCountPtr<tensorflow::TensorBuffer>(new RecycledBuffer(buffer, bytes)));
+  *output = RecycledTensor(buffer, bytes, output->dtype(), output->shape());
 }
 
 std::uint64_t Hash(std::uint64_t hash, std::uint64_t value) {

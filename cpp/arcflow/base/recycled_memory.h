@@ -8,10 +8,10 @@
 #include <mutex>
 #include <vector>
 
-namespace arcflow::collective {
+namespace arcflow {
 
-/// Page faults on fresh memory cost more than a whole all-reduce of that memory. Buffers come back
-/// here and keep their pages; as many bytes are kept as were ever in use at once.
+/// Page faults on fresh memory cost more than a whole all-reduce, or gathering, of that memory.
+/// Buffers come back here and keep their pages; as many bytes are kept as were ever in use at once.
 /// Threads: all from any. Buffers may outlive what asked for them, not this object.
 class RecycledMemory {
  public:
@@ -20,7 +20,8 @@ class RecycledMemory {
   ~RecycledMemory();
 
   struct Buffer {
-    std::byte* data = nullptr;  // null when the system has no memory; aligned to a large page
+    std::byte* data = nullptr;  // null when the system has no memory; aligned to a page, from 2 MiB
+                                // on to a large one
     std::size_t capacity = 0;
     bool recycled = false;  // its pages are there
   };
@@ -39,4 +40,4 @@ class RecycledMemory {
   std::size_t most_ = 0;  // in use at once
 };
 
-}  // namespace arcflow::collective
+}  // namespace arcflow

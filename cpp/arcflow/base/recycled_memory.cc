@@ -1,27 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 // RecycledMemory: anonymous mappings by size class, with large pages where the system gives them.
-#include "arcflow/collective/recycled_memory.h"
+#include "arcflow/base/recycled_memory.h"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
 
-namespace arcflow::collective {
+namespace arcflow {
 namespace {
 
 constexpr std::size_t kLargePage = 2 << 20;
 
-/// Eighths of a power of two, so at most an eighth is wasted and near sizes share buffers.
+constexpr std::size_t kPage = 4096;
+
+/// Eighths of a power of two, so at most an eighth is wasted and near sizes share buffers; whole
+/// large pages where there is at least one.
 std::size_t Capacity(std::size_t bytes) {
-  const std::size_t step = std::max(kLargePage, std::bit_floor(bytes) / 8);
+  const std::size_t page = bytes < kLargePage ? kPage : kLargePage;
+  const std::size_t step = std::max(page, std::bit_floor(bytes) / 8);
   return (bytes + step - 1) / step * step;
 }
 
+void* MapAnonymous(std::size_t bytes) {
+  return ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
+}
+
 std::byte* Fresh(std::size_t capacity) {
+  if (capacity < kLargePage) {
+    void* small = MapAnonymous(capacity);
+    return small == MAP_FAILED ? nullptr : static_cast<std::byte*>(small);
+  }
   // One large page more, cut off again at both ends, for the alignment.
-  void* base = ::mmap(nullptr, capacity + kLargePage, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* base = MapAnonymous(capacity + kLargePage);
   if (base == MAP_FAILED) return nullptr;
   auto* const begin = static_cast<std::byte*>(base);
   const auto odd = reinterpret_cast<std::uintptr_t>(begin) % kLargePage;
@@ -93,4 +105,4 @@ std::size_t RecycledMemory::kept() const {
   return kept_;
 }
 
-}  // namespace arcflow::collective
+}  // namespace arcflow

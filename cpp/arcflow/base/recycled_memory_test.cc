@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Recycled memory: the same buffer serves every step, and no more is kept than was in use.
-#include "arcflow/collective/recycled_memory.h"
+#include "arcflow/base/recycled_memory.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 #include <vector>
 
-namespace arcflow::collective {
+namespace arcflow {
 namespace {
 
 TEST(RecycledMemoryTest, TheSameMemoryServesEveryStep) {
@@ -41,7 +42,7 @@ TEST(RecycledMemoryTest, KeepsNoMoreThanWasInUseAtOnce) {
 
 TEST(RecycledMemoryTest, BuffersAreAlignedAndApart) {
   RecycledMemory sut;
-  const auto a = sut.Take(1);
+  const auto a = sut.Take(2 << 20);
   const auto b = sut.Take(3 << 20);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.data) % (2 << 20), 0u);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(b.data) % (2 << 20), 0u);
@@ -50,6 +51,18 @@ TEST(RecycledMemoryTest, BuffersAreAlignedAndApart) {
   EXPECT_EQ(a.data[a.capacity - 1], std::byte{1});
   sut.Give(a);
   sut.Give(b);
+}
+
+TEST(RecycledMemoryTest, SmallBuffersWasteAtMostAnEighth) {
+  RecycledMemory sut;
+  for (const std::size_t bytes : {1u, 4096u, 200'000u, 803'000u, 1'900'000u}) {
+    const auto buffer = sut.Take(bytes);
+    EXPECT_GE(buffer.capacity, bytes);
+    EXPECT_LE(buffer.capacity, bytes + std::max<std::size_t>(bytes / 8, 4096)) << bytes;
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data) % 4096, 0u);
+    std::memset(buffer.data, 1, buffer.capacity);
+    sut.Give(buffer);
+  }
 }
 
 TEST(RecycledMemoryTest, AskingForTooMuchGivesNothing) {
@@ -75,4 +88,4 @@ TEST(RecycledMemoryTest, ThreadsShareIt) {
 }
 
 }  // namespace
-}  // namespace arcflow::collective
+}  // namespace arcflow
