@@ -36,7 +36,7 @@ stage_consumer() {
 stage_pytest() {  # the tests of the TensorFlow ops feed themselves by a developer target
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
-    build/venv/bin/python -m pytest -q --durations=20 -m "not hdfs"
+    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs" -n "$jobs" --dist loadfile
 }
 stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, which Maven brings; not in the default list
 

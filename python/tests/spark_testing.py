@@ -52,7 +52,10 @@ def prepare_environment(temporary: str) -> None:
     `temporary` is their folder for temporary files, so that what is left there is ours.
     """
     os.environ["TMPDIR"] = tempfile.tempdir = temporary
-    os.environ.setdefault(MARK, uuid.uuid4().hex)
+    mark = os.environ.setdefault(MARK, uuid.uuid4().hex)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and not mark.endswith(worker):  # pytest's workers inherit the mark of their starter
+        os.environ[MARK] = f"{mark}-{worker}"
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYTHONPATH"] = SOURCE
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
