@@ -86,7 +86,16 @@ def _system_call(pid: int, number: int, *arguments: int) -> None:
     for place, value in zip(_ARGUMENTS, arguments, strict=False):
         registers[place] = value
     registers[_ORIG_RAX] = 2**64 - 1  # no system call to take up again
-    trace(_POKE, registers[_RIP], _SYSCALL)
+    # A thread that waits in the kernel has the instruction just behind it. One that is written over
+    # its code would be run into by other threads as well.
+    before = registers[_RIP] - 2
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        memory.seek(before)
+        waits = memory.read(2) == _SYSCALL.to_bytes(2, "little")
+    if waits:
+        registers[_RIP] = before
+    else:
+        trace(_POKE, registers[_RIP], _SYSCALL)
     trace(_SETREGS, None, ctypes.addressof(registers))
     trace(_CONT)
     os.waitpid(pid, _WALL)  # now its parent may have it

@@ -30,7 +30,8 @@ def page(env: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "shows whom the driver's error names, the cause, and the seconds from the fault to that error. "
         f"Met: the struck node is named with its cause, within {REPORT_S:g} s ({SILENCE_S:g} s of "
         f"silence more for SIGSTOP and a cut network), and {LEFT_AFTER_S:g} s later no process, memfd "
-        "or file of the run is left.",
+        "or file of the run is left. A cell that was not met is measured again alone (`--again`) once "
+        "its cause is mended, so cells may come from several runs of the day.",
         "",
     ]
     for victim in VICTIMS:
