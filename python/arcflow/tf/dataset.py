@@ -116,10 +116,6 @@ def begin_epoch(epoch: int) -> None:
         dataset.set_epoch(epoch)
 
 
-# Batches of a shuffled feed that are gathered while the program works on those before.
-_GATHERED_AHEAD = 2
-
-
 class _Roles(NamedTuple):
     features: tuple[str, ...]
     labels: tuple[str, ...]
@@ -203,10 +199,6 @@ def make_dataset(
     moved = roles.weight or (remainder == "pad" and not roles.labels)
     if moved or not plain:
         dataset = dataset.map(_arrange(roles, values, names, has_padding=remainder == "pad"))
-    if seed is not None:
-        # Gathered batches are copies, so those that wait hold no segment. Checkpoints count the
-        # program's steps, not what has been read ahead.
-        dataset = dataset.prefetch(_GATHERED_AHEAD)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = per_node(dataset.with_options(options), remainder=remainder)
