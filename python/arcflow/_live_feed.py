@@ -23,9 +23,10 @@ def check_cluster(cluster: Any) -> None:
         Says what to change.
     """
     roles, options = cluster._roles, cluster._options
-    if roles.ps or roles.evaluator:
+    if roles.chief_alone or roles.evaluator:
         raise UnimplementedError(
-            "start() runs training nodes only: leave ps= and evaluator= out, or use run()"
+            "start() runs nodes that call the function only: leave ps=, workers_serve= and evaluator= "
+            "out, or use run()"
         )
     if cluster._policy.max_restarts:
         raise UnimplementedError(

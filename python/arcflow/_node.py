@@ -85,14 +85,18 @@ def answer_with_stacks(link: Any) -> None:
 def set_tf_config(config: Mapping[str, Any]) -> None:
     """Set ``TF_CONFIG`` as TensorFlow expects it; a chief alone has none.
 
-    Evaluators are in nobody's list of servers: they train with nobody.
+    Evaluators are in nobody's list of servers: they train with nobody. Nor has a chief one that
+    workers serve without a strategy: TensorFlow would take them for its equals, and wait for them.
     """
     os.environ.pop("TF_CONFIG", None)
     cluster = {role: who for role, who in config["cluster"].items() if role != "evaluator"}
     if sum(map(len, cluster.values())) > 1 or config["role"] == "evaluator":
-        task = {"type": config["role"], "index": int(config["index"])}
         # The agent holds our port until we end; without this TensorFlow would not share it.
         os.environ["TF_GRPC_REUSE_PORT"] = "true"
+        served = ((config.get("job") or {}).get("roles") or {}).get("workers_serve")
+        if served and config["role"] == "chief":
+            return
+        task = {"type": config["role"], "index": int(config["index"])}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
 
 

@@ -33,6 +33,11 @@ def checked(replicas_to_aggregate: Any, roles: Roles) -> int:
             f"replicas_to_aggregate={wanted} with ps={roles.ps}: asynchronous updates are made of one "
             "gradient each. Leave one of the two out"
         )
+    if roles.workers_serve:
+        raise InvalidArgumentError(
+            f"replicas_to_aggregate={wanted} with workers_serve=True: the chief alone makes gradients. "
+            "Leave one of the two out"
+        )
     if wanted < roles.size:
         raise InvalidArgumentError(
             f"replicas_to_aggregate={wanted} is below the {roles.size} nodes that train: an update "

@@ -25,12 +25,15 @@ class Roles:
         Parameter servers and evaluators; they come on top of `size`.
     ps_on_driver
         Whether the parameter servers run on the driver's host instead of in Spark tasks.
+    workers_serve
+        Whether workers serve the chief, which places its program on them, without parameter servers.
     """
 
     size: int
     ps: int = 0
     evaluator: int = 0
     ps_on_driver: bool = False
+    workers_serve: bool = False
 
     @property
     def total(self) -> int:
@@ -59,14 +62,19 @@ class Roles:
         return "ps", rank - self.size - self.evaluator
 
     @property
+    def chief_alone(self) -> bool:
+        """Whether, of the training nodes, only the chief calls the function; workers serve it."""
+        return self.ps > 0 or self.workers_serve
+
+    @property
     def fed(self) -> range:
-        """Ranks that get rows: all training nodes, but the chief when it only coordinates."""
-        return range(1 if self.ps else 0, self.size)
+        """Ranks that get rows: all training nodes; not a chief that coordinates, nor what it is placed on."""
+        return range(1 if self.ps else 0, 1 if self.workers_serve else self.size)
 
     def runs_function(self, rank: int) -> bool:
         """Whether the user's function is called on this rank; the others serve TensorFlow."""
         role, _ = self.of(rank)
-        return role in ("chief", "evaluator") or (role == "worker" and self.ps == 0)
+        return role in ("chief", "evaluator") or (role == "worker" and not self.chief_alone)
 
     def to_json(self) -> dict[str, Any]:
         """Return what tasks and nodes must know; see `from_json`."""
@@ -86,13 +94,15 @@ def checked_others(ps: Any, evaluator: Any, ps_on_driver: bool) -> int:
     return int(evaluator) + (0 if ps_on_driver else int(ps))
 
 
-def checked(size: int, ps: Any, evaluator: Any, ps_on_driver: bool) -> Roles:
+def checked(
+    size: int, ps: Any, evaluator: Any, ps_on_driver: bool, workers_serve: bool = False
+) -> Roles:
     """Return the roles of a cluster.
 
     Raises
     ------
     InvalidArgumentError
-        A number that is none, or parameter servers without a worker.
+        A number that is none, or servers without what they are for.
     """
     checked_others(ps, evaluator, ps_on_driver)
     if ps and size < 2:
@@ -102,4 +112,13 @@ def checked(size: int, ps: Any, evaluator: Any, ps_on_driver: bool) -> Roles:
         )
     if ps_on_driver and not ps:
         raise InvalidArgumentError("ps_on_driver=True without parameter servers: say ps=1 or more")
-    return Roles(size, ps, evaluator, bool(ps_on_driver))
+    if workers_serve and ps:
+        raise InvalidArgumentError(
+            f"workers_serve=True with ps={ps}: workers of parameter servers serve the chief anyway; "
+            "leave workers_serve out"
+        )
+    if workers_serve and size < 2:
+        raise InvalidArgumentError(
+            f"workers_serve=True with size={size}: there is no worker to serve the chief; size=2 or more"
+        )
+    return Roles(size, ps, evaluator, bool(ps_on_driver), bool(workers_serve))

@@ -46,8 +46,8 @@ class Result:
     Attributes
     ----------
     values
-        What the function returned in each training node, by rank; None for workers that serve a
-        parameter server's chief.
+        What the function returned in each training node, by rank; None for workers that serve the
+        chief.
     evaluators
         What it returned in each evaluator; None for one that was stopped at the end of training.
     rows
@@ -87,6 +87,9 @@ class Cluster:
         parameter servers only the chief calls the function; the workers serve it.
     ps_on_driver
         Whether the parameter servers run on the driver's host instead of in Spark tasks.
+    workers_serve
+        Whether only the chief calls the function, and puts variables and layers on the workers by
+        `Context.device`: one model over several nodes. Rows go to the chief.
     feed_memory
         Bound of the shared memory that holds one node's rows: bytes, or text such as ``"2g"``.
     start_timeout
@@ -176,6 +179,7 @@ class Cluster:
         ps: int = 0,
         evaluator: int = 0,
         ps_on_driver: bool = False,
+        workers_serve: bool = False,
         feed_memory: int | str = "1g",
         start_timeout: float = 120.0,
         heartbeat_timeout: float = 15.0,
@@ -209,7 +213,7 @@ class Cluster:
         self.spark = preflight.session(spark)
         others = _roles.checked_others(ps, evaluator, ps_on_driver)
         self.size = preflight.checked_size(self.spark, size, others)
-        self._roles = _roles.checked(self.size, ps, evaluator, ps_on_driver)
+        self._roles = _roles.checked(self.size, ps, evaluator, ps_on_driver, workers_serve)
         if remainder not in _REMAINDERS:
             raise InvalidArgumentError(f"remainder={remainder!r} is not one of {_REMAINDERS}")
         for name, value in (
@@ -268,8 +272,8 @@ class Cluster:
         Parameters
         ----------
         fn
-            Called with its `Context` in the chief, in the workers (without parameter servers), and
-            in evaluators, where ``ctx.role == "evaluator"``. Import TensorFlow inside it.
+            Called with its `Context` in the chief, in the workers (unless they serve it), and in
+            evaluators, where ``ctx.role == "evaluator"``. Import TensorFlow inside it.
         data
             None, a DataFrame or `Feed` (named ``"train"``), or a dict of them by name.
         args

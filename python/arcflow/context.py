@@ -13,6 +13,7 @@ from typing import Any, Literal
 from . import _side_node, _tensorboard
 from ._reader import Batches, shuffle_seed
 from ._roles import Roles
+from ._strategies import Strategies
 from .errors import ArcflowError, InvalidArgumentError, NotFoundError, UnimplementedError
 from .schema import values_of
 
@@ -21,7 +22,7 @@ from .schema import values_of
 _FOREVER_S = 1e6
 
 
-class Context(_side_node.LiveNode):
+class Context(_side_node.LiveNode, Strategies):
     """One node's view of its run. Made by the node, never by users.
 
     Attributes
@@ -167,14 +168,14 @@ class Context(_side_node.LiveNode):
 
     @property
     def _remainder(self) -> str:
-        if self._roles.ps:
+        if self._roles.chief_alone:
             return "partial"  # workers do not step together
         return str(self._job.get("remainder") or "pad")
 
     def _checked_remainder(self, remainder: str | None) -> str:
-        if self._roles.ps and remainder not in (None, "partial"):
+        if self._roles.chief_alone and remainder not in (None, "partial"):
             raise UnimplementedError(
-                f"remainder={remainder!r} makes nodes step together, and workers of parameter servers "
+                f"remainder={remainder!r} makes nodes step together, and workers that serve the chief "
                 "do not: leave it out, or say 'partial'"
             )
         return remainder or self._remainder
@@ -265,36 +266,6 @@ class Context(_side_node.LiveNode):
         from .tf._fit import fit
 
         return fit(model, self, data, **options)
-
-    def strategy(self) -> Any:
-        """Return the `tf.distribute.Strategy` for this node, ready for Keras 3 and custom loops.
-
-        With parameter servers it is a ``ParameterServerStrategy``, for loops with `coordinator` and
-        for ``tf_keras``.
-        """
-        from .tf import default_strategy
-
-        return default_strategy()
-
-    def coordinator(self) -> Any:
-        """Return the ``ClusterCoordinator`` that hands functions to the workers; needs ``ps=``."""
-        if not self._roles.ps or self.role != "chief":
-            raise UnimplementedError(
-                "a coordinator needs parameter servers, and is the chief's: Cluster(ps=1, size=2)"
-            )
-        from .tf import parameter_server
-
-        return parameter_server.coordinator()
-
-    def step_counter(self, initial: int = 0) -> Any:
-        """Return a counter that loses no step when workers count at the same time.
-
-        It lies on a parameter server, if there is one, and is added to there: ``counter.add()``
-        inside a step, ``int(counter)`` outside.
-        """
-        from .tf.parameter_server import StepCounter
-
-        return StepCounter(self.strategy(), initial)
 
     @property
     def training_over(self) -> bool:
@@ -451,7 +422,7 @@ class Context(_side_node.LiveNode):
         """
         if self._end is not None:
             raise UnimplementedError("an evaluator is not part of the barriers of training")
-        ranks = 1 if self._roles.ps else self.size
+        ranks = 1 if self._roles.chief_alone else self.size
         wait_s = _FOREVER_S if timeout is None else timeout
         return list(self._link.barrier(name, payload, wait_s, ranks))
 

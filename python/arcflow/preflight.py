@@ -158,7 +158,7 @@ def _wanted(roles: Roles) -> str:
 
 def _advice(roles: Roles, found: int) -> str:
     others = roles.tasks - roles.size
-    least = 2 if roles.ps else 1
+    least = 2 if roles.chief_alone else 1
     if found - others >= least:
         return f"lower size= to {found - others}"
     return "ask for fewer nodes"

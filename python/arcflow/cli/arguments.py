@@ -64,6 +64,11 @@ def _add_roles(add: Callable[..., Any]) -> None:
         help="parameter servers run on the driver's host, and count no more to --cluster_size",
     )
     add(
+        "--workers_serve",
+        action="store_true",
+        help="only the chief runs the program, and places layers on the other nodes",
+    )
+    add(
         "--num_gpus",
         type=int,
         metavar="N",
@@ -206,7 +211,7 @@ def _size(given: dict[str, Any]) -> int | None:
         return None
     servers = 0 if given["ps_on_driver"] else given["num_ps_tasks"]
     size = int(given["cluster_size"] - servers - given["evaluator"])
-    least = 2 if given["num_ps_tasks"] else 1
+    least = 2 if given["num_ps_tasks"] or given["workers_serve"] else 1
     if size < least:
         others = ", ".join(
             f"--{name} {given[name]}" for name in ("num_ps_tasks", "evaluator") if given[name]
@@ -227,6 +232,12 @@ def _refuse(given: dict[str, Any]) -> None:
         )
     if given["ps_on_driver"] and not given["num_ps_tasks"]:
         raise InvalidArgumentError("--ps_on_driver without parameter servers: add --num_ps_tasks 1")
+    if given["workers_serve"] and (given["num_ps_tasks"] or given["sync_replicas"]):
+        other = "num_ps_tasks" if given["num_ps_tasks"] else "sync_replicas"
+        raise InvalidArgumentError(
+            f"--workers_serve with --{other}: one program of the chief's on all nodes is another way "
+            "to train. Leave one of the two out"
+        )
     if given["sync_replicas"] and given["num_ps_tasks"]:
         raise InvalidArgumentError(
             f"--sync_replicas with --num_ps_tasks {given['num_ps_tasks']}: nodes that train in step "

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from .dataset import FeedDataset, make_dataset
     from .filesystem import register
     from .keras_callback import ProgressCallback
+    from .pipeline import Pipeline
+    from .remote import place
     from .strategy import ClusterStrategy, default_strategy
 
 __all__ = [
     "ClusterStrategy",
     "FeedDataset",
+    "Pipeline",
     "ProgressCallback",
     "default_strategy",
     "fit",
@@ -29,6 +32,7 @@ __all__ = [
     "is_per_node",
     "make_dataset",
     "per_node",
+    "place",
     "read_files",
     "register",
 ]
@@ -44,6 +48,8 @@ _LAZY = {
     "register": "filesystem",
     "read_files": "_read_files",
     "fit": "_fit",
+    "place": "remote",
+    "Pipeline": "pipeline",
     "fit_async": "async_fit",
 }
 

@@ -63,11 +63,32 @@ class StepCounter:
         return f"<arcflow steps: {int(self)}>"
 
 
-@functools.cache  # a process connects to its servers only once
-def server_strategy() -> Any:
-    """Return the strategy of this process, the chief; connects to workers and parameter servers."""
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    return ServerStrategy(resolver)
+_made: dict[str, Any] = {}  # a process connects to its servers only once
+
+
+def server_strategy(variable_partitioner: Any = None) -> Any:
+    """Return the strategy of this process, the chief; connects to workers and parameter servers.
+
+    Parameters
+    ----------
+    variable_partitioner
+        How variables are split; only for the call that makes the strategy.
+
+    Raises
+    ------
+    FailedPreconditionError
+        The strategy has been made with another one.
+    """
+    if not _made:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        _made["strategy"] = ServerStrategy(resolver, variable_partitioner)
+        _made["partitioner"] = variable_partitioner
+    elif variable_partitioner not in (None, _made["partitioner"]):
+        raise errors.FailedPreconditionError(
+            "the strategy of this process splits variables in another way already: give "
+            "variable_partitioner= to the first ctx.strategy(), before ctx.coordinator()"
+        )
+    return _made["strategy"]
 
 
 @functools.cache
