@@ -39,7 +39,7 @@ bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/
 	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
 
 examples: develop  ## every example on small data, both ways of reading (minutes; `pytest` runs some of them)
-	@ARCFLOW_ALL_EXAMPLES=1 $(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py
+	@ARCFLOW_ALL_EXAMPLES=1 $(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py python/tests/tf/test_placing.py
 
 chaos: install  ## the fault table: every victim, fault and stage (as root; about an hour); writes build/bench/chaos.json
 	@$(INSTALLED) bench/chaos/run.py --output build/bench/chaos.json

@@ -72,6 +72,7 @@ def placed() -> dict:
             except errors.FailedPreconditionError as error:
                 result["refused"] = str(error)
     result["difference"] = max(float(np.abs(a - b).max()) for a, b in zip(*weights, strict=True))
+    result["pipelines"] = _refused()
     return result
 
 
@@ -115,7 +116,7 @@ def pipelined(micro_batches: int, rows: int) -> dict:
     }
 
 
-def refused() -> list[str]:
+def _refused() -> list[str]:
     """Return what pipelines that cannot be say."""
     said = []
     loss, optimizer = keras.losses.MeanSquaredError(), lambda: keras.optimizers.SGD(0.1)
