@@ -12,30 +12,11 @@ def make_tables(args):
     """Make the tables of users and items; under a partitioner each is a list of shards."""
     import tensorflow as tf
 
-    def rows(count, seed):
-        values = tf.random.stateless_normal((count, args.width), (seed, 7), stddev=0.5)
-
-        # What a shard begins with is its part of the whole, so that both ways begin alike.
-        def part(shape, dtype=None, partition_shape=None, partition_offset=None, **_):
-            start = 0 if partition_offset is None else partition_offset[0]
-            return tf.cast(
-                values[start : start + (partition_shape or shape)[0]], dtype or tf.float32
-            )
-
-        return lambda: part, (count, args.width)
-
     made = []
     for name, count, seed in (("users", args.users, 1), ("items", args.items, 2)):
-        make, shape = rows(count, seed)
-        initial = make()
-        made.append(
-            tf.Variable(
-                lambda initial=initial, shape=shape, **where: initial(shape, **where),
-                shape=shape,
-                dtype=tf.float32,
-                name=name,
-            )
-        )
+        # An initializer of Keras would make each shard where it lies; values can be compared.
+        values = tf.random.stateless_normal((count, args.width), (seed, 7), stddev=0.5)
+        made.append(tf.Variable(values, name=name))
     return made
 
 

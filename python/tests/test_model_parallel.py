@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +84,41 @@ def ask_in_vain(ctx):
     return said
 
 
+def bytes_of_sockets(pid: int | None = None) -> int:
+    """Bytes that the TCP sockets of a process, or of all, have received so far."""
+    told = subprocess.run(["ss", "-tinHp"], capture_output=True, text=True, check=True).stdout
+    total, mine = 0, False
+    for line in told.splitlines():
+        if not line.startswith((" ", "\t")):
+            mine = pid is None or f"pid={pid}," in line
+        elif mine and (found := re.search(r"bytes_received:(\d+)", line)):
+            total += int(found[1])
+    return total
+
+
+def hand_over(ctx):
+    """Let one worker hand a large tensor to the other; count what passes the chief."""
+    import tensorflow as tf
+
+    first, second = ctx.device(1), ctx.device("worker:1")
+
+    @tf.function
+    def step(value):
+        with tf.device(first):
+            large = tf.fill([ctx.args["numbers"]], value)
+        with tf.device(second):
+            return tf.reduce_sum(large)
+
+    float(step(tf.constant(0.0)))
+    before = bytes_of_sockets(os.getpid()), bytes_of_sockets()
+    found = float(step(tf.constant(1.0)))
+    return {
+        "sum": found,
+        "chief": bytes_of_sockets(os.getpid()) - before[0],
+        "all": bytes_of_sockets() - before[1],
+    }
+
+
 class TestOnNodes:
     pytestmark = on_nodes
 
@@ -136,6 +173,19 @@ class TestOnNodes:
             assert value["difference"] < 1e-5
             assert value["losses"] == found[0]["losses"]
         assert found[0]["losses"][-1] < 0.7 * found[0]["losses"][0]
+
+    @long
+    @pytest.mark.skipif(shutil.which("ss") is None, reason="no ss: install iproute2")
+    @on("local")
+    def test_tensors_go_from_worker_to_worker_and_not_through_the_chief(self, spark):
+        numbers = 1 << 24
+        with Cluster(
+            spark, size=3, workers_serve=True, progress=False, start_timeout=300
+        ) as cluster:
+            found = cluster.run(hand_over, args={"numbers": numbers}).values[0]
+        assert found["sum"] == numbers
+        assert found["all"] >= 4 * numbers
+        assert found["chief"] < numbers / 10
 
     @long
     @on("local")
