@@ -24,7 +24,7 @@ PROGRAMS = ("sharded_variables", "placed_layers", "pipeline", "dtensor_layers")
 # What takes minutes; `make examples` runs it too.
 long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_EXAMPLES"), reason="make examples")
 on_nodes = [
-    pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers"),
+    pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("leftovers"),
 ]  # fmt: skip
 
 
