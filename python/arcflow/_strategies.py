@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._roles import Roles
 from .errors import UnimplementedError
+
+if TYPE_CHECKING:
+    from .context import Context
 
 
 class Strategies:
@@ -73,7 +76,7 @@ class Strategies:
             )
         from .tf import remote
 
-        return remote.device(self, node, number)
+        return remote.device(cast("Context", self), node, number)
 
     def coordinator(self) -> Any:
         """Return the ``ClusterCoordinator`` that hands functions to the workers; needs ``ps=``."""
@@ -128,4 +131,4 @@ class Strategies:
             )
         from .tf import mesh
 
-        return mesh.make(self, dims)
+        return mesh.make(cast("Context", self), dims)

@@ -152,9 +152,9 @@ class Pipeline:
         ]
         cut = [self._split(one, sizes) for one in (x, y, weight)]
         losses, gradients = [], []
-        for part, size in zip(zip(*cut, strict=True), sizes, strict=True):
+        for part_x, part_y, part_weight, size in zip(*cut, sizes, strict=True):
             share = tf.cast(size, tf.float32) / tf.cast(rows, tf.float32)
-            loss, found = self._there_and_back(*part, share)
+            loss, found = self._there_and_back(part_x, part_y, part_weight, share)
             losses.append(loss)
             gradients.append(found)
         for number, stage in enumerate(self._stages):
@@ -186,9 +186,9 @@ class Pipeline:
                 out = stage.model(x, training=True)
                 own = [one * share for one in stage.model.losses]  # of regularizers
                 if stage is self._stages[-1]:
-                    given = {} if weight is None else {"sample_weight": weight}
+                    weights = {} if weight is None else {"sample_weight": weight}
                     # A share of no rows is nothing, whatever the mean of nothing is.
-                    own.append(tf.math.multiply_no_nan(self._loss(y, out, **given), share))
+                    own.append(tf.math.multiply_no_nan(self._loss(y, out, **weights), share))
                 losses += own
             trail.append((stage, tape, x, out, own))
             x = out
