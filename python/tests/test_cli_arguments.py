@@ -47,6 +47,7 @@ def test_every_setting_of_a_cluster_is_a_flag():
             "--cluster_size 2 --num_ps_tasks 3 --ps_on_driver",
             {"size": 2, "ps": 3, "ps_on_driver": True},
         ),
+        ("--cluster_size 3 --workers_serve", {"size": 3, "workers_serve": True}),
         ("--num_gpus 0", {"size": None, "gpus": 0}),
         ("--num_gpus 2 --share_gpus", {"size": None, "gpus": 2, "share_gpus": True}),
         (
@@ -87,6 +88,8 @@ def test_flags_become_settings_of_the_cluster(line, wanted):
         ("--replicas_to_aggregate 4", "Add --sync_replicas"),
         ("--rdma --transport shm", "contradict each other"),
         ("--ps_on_driver", "add --num_ps_tasks 1"),
+        ("--workers_serve --num_ps_tasks 1", "--num_ps_tasks: one program of the chief's"),
+        ("--cluster_size 1 --workers_serve", r"--cluster_size 2 or more"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused_with_the_reason(line, reason):

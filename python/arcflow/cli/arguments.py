@@ -219,7 +219,7 @@ def _size(given: dict[str, Any]) -> int | None:
         raise InvalidArgumentError(
             f"--cluster_size {given['cluster_size']}"
             + (f" with {others} leaves {max(size, 0)} to train" if others else " is no cluster")
-            + (": a chief, which coordinates, and a worker are the least" if least == 2 else "")
+            + (": a chief and a worker that serves it are the least" if least == 2 else "")
             + f". Say --cluster_size {given['cluster_size'] - size + least} or more"
         )
     return size
