@@ -111,6 +111,7 @@ class Hdfs:
         if not fast:
             self._jvm.append("-XX:TieredStopAtLevel=1")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.classpath = ""  # of Hadoop, without the configuration
         self.rpc_port, self.http_port = free_port(), free_port()
 
     @property
@@ -125,7 +126,7 @@ class Hdfs:
 
     def __enter__(self) -> Hdfs:
         try:
-            self._classpath = f"{self.conf_dir}{os.pathsep}{classpath(self._cache)}"
+            self.classpath = classpath(self._cache)
             self._configure()
             self._run("format", "server.namenode.NameNode", "-format", "-nonInteractive", "-force")
             self.start_name_node()
@@ -172,7 +173,8 @@ class Hdfs:
         )
 
     def _java(self, main: str, *args: str) -> list[str]:
-        return ["java", *self._jvm, "-cp", self._classpath, f"org.apache.hadoop.hdfs.{main}", *args]
+        path = f"{self.conf_dir}{os.pathsep}{self.classpath}"
+        return ["java", *self._jvm, "-cp", path, f"org.apache.hadoop.hdfs.{main}", *args]
 
     def _run(self, name: str, main: str, *args: str) -> None:
         with open(self.folder / f"{name}.log", "wb") as log:
