@@ -179,7 +179,7 @@ class Hdfs:
     def _run(self, name: str, main: str, *args: str) -> None:
         with open(self.folder / f"{name}.log", "wb") as log:
             done = subprocess.run(
-                self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=240
+                self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=600
             )
         if done.returncode != 0:
             raise RuntimeError(f"{main} failed:\n{self._tail(name)}")
@@ -245,7 +245,7 @@ class Hdfs:
             time.sleep(0.2)
 
     def _await(self) -> None:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600  # test machines can be very busy
         while self.live_data_nodes() < self._count or self._in_safe_mode():
             for name, process in self._processes.items():
                 if process.poll() is not None:

@@ -143,7 +143,7 @@ class Yarn:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in found)
 
     def _await(self) -> None:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600  # test machines can be very busy
         while True:
             try:
                 if self.ask("metrics")["clusterMetrics"]["activeNodes"] >= 1:

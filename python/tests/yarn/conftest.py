@@ -24,6 +24,16 @@ import yarn_cluster  # noqa: E402
 SHIPPED = ("numpy", "pyarrow", "cloudpickle", "tqdm", "venv-pack")
 
 
+def link_others(installed: Path, folder: Path) -> Path:
+    """Return a folder with everything that is installed on the machine, but not what is shipped."""
+    folder.mkdir()
+    shipped = ("arcflow", *(name.replace("-", "_") for name in SHIPPED))
+    for path in installed.iterdir():
+        if not path.name.startswith(shipped):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def yarn(tmp_path_factory):
     """NameNode, DataNode, ResourceManager and NodeManager, gone afterwards."""
@@ -57,5 +67,7 @@ def environment(tmp_path_factory):
     found = importlib.util.find_spec("tensorflow")
     if found is None or found.origin is None:
         pytest.skip("no TensorFlow")
-    (site / "machine.pth").write_text(f"{Path(found.origin).parents[1]}\n")
+    rest = link_others(Path(found.origin).parents[1], folder.with_name("machine"))
+    # Not as a plain path, which venv-pack takes for an editable installation.
+    (site / "machine.pth").write_text(f"import sys; sys.path.append({str(rest)!r})\n")
     return folder
