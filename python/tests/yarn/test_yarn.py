@@ -90,7 +90,7 @@ def test_a_program_trains_in_containers_from_the_packed_environment(
     assert application["finalStatus"] == "SUCCEEDED"
     # The line that ran is the line that was printed.
     assert f"--master yarn --deploy-mode {mode}" in done.stdout
-    assert f"--archives {archive}#environment" in done.stdout
+    assert f"--archives '{archive}#environment'" in done.stdout
     with tarfile.open(archive) as packed:
         assert any(name.endswith("bin/arcflow-agent") for name in packed.getnames())
 
@@ -114,7 +114,11 @@ def test_a_program_trains_in_containers_from_the_packed_environment(
     assert bool(result["driver"]) == (mode == "cluster")
     # Nodes wrote to the cluster's hdfs:// without any configuration of theirs.
     assert result["files"] == ["rank-0", "rank-1"]
-    assert yarn.ask("metrics")["clusterMetrics"]["containersAllocated"] == 0
+    spark_testing.wait_for(
+        lambda: yarn.ask("metrics")["clusterMetrics"]["containersAllocated"] == 0,
+        60,
+        "end of all containers",
+    )
 
 
 @pytest.mark.usefixtures("leftovers")
