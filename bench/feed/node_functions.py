@@ -83,7 +83,11 @@ def replay_shuffled(ctx: Any) -> dict[str, list[float]]:
     part = max(1, min(first, (1 << 30) // shape.row_bytes))  # memory is scarce
     target = np.ones_like(values[:part])
     slices = tf.data.Dataset.from_tensor_slices(values)
-    arrays = counted(slices.shuffle(first, seed=1).batch(batch))
+    shuffled = slices.shuffle(first, seed=1).batch(batch)
+    ahead = ctx.dataset("train", batch_size=batch, remainder="partial", shuffle=12)
+
+    arrays, arrays_ahead = counted(shuffled), counted(shuffled.prefetch(2))
+    fed_ahead = counted(ahead.prefetch(2))
 
     def read(dataset: Any) -> None:
         if read_rows(iter(dataset)) != first:
@@ -93,6 +97,8 @@ def replay_shuffled(ctx: Any) -> dict[str, list[float]]:
         "feed": lambda: read(feed),
         "memcpy": lambda: np.copyto(target, values[:part]),
         "tf": lambda: read(arrays),
+        "feed_ahead": lambda: read(fed_ahead),
+        "tf_ahead": lambda: read(arrays_ahead),
     }
     scale = {"memcpy": first / part}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
