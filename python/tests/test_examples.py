@@ -179,11 +179,11 @@ class TestAsynchronous:
         model = tmp_path / "m.keras"
         output = submitted(
             "asynchronous/with_spark.py", "--cluster_size", "4", "--num_ps_tasks", "1",
-            "--epochs", "3", "--steps", "40", "--model", str(model), cores=4,
+            "--epochs", "4", "--steps", "40", "--model", str(model), cores=4,
         )  # fmt: skip
         losses = told(output, "losses")
-        assert len(losses) == 3
-        assert losses[-1] < losses[0] / 2
+        assert len(losses) == 4
+        assert losses[-1] < 0.6 * losses[0]  # how stale gradients are depends on the machine
         assert model.exists()
 
     @long
