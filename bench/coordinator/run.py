@@ -62,7 +62,7 @@ class Process:
         self.popen.wait()
 
     def cpu_s(self) -> float:
-        """Processor time of all threads as the scheduler counts it, in nanoseconds.
+        """Processor time of all threads in seconds, as the scheduler counts it.
 
         The times in /proc/<pid>/stat are samples at ticks, which beats of many agents fall in with.
         """

@@ -78,6 +78,55 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+class Daemons:
+    """Java daemons that write ``<name>.log`` in a folder and die with this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: list[str], **options: object) -> None:
+        """Start a daemon; `options` are those of `subprocess.Popen`."""
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent, **options,
+            )  # fmt: skip
+
+    def tail(self, name: str) -> str:
+        """Return the end of what a daemon wrote."""
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def check(self) -> None:
+        """Raise `RuntimeError` when one has ended."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended:\n{self.tail(name)}")
+
+    def end(self, name: str, grace_s: float = 0) -> None:
+        """End one that was started: asked to first when there is time for that, else at once."""
+        process = self._processes.pop(name)
+        if grace_s > 0:
+            process.terminate()
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                pass
+        process.kill()
+        process.wait()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._processes
+
+    def end_all(self) -> None:
+        """End all at once."""
+        for process in self._processes.values():
+            process.kill()
+        for name in list(self._processes):
+            self.end(name)
+
+
 class Hdfs:
     """A cluster in a folder; a context manager. DataNode i listens on 127.0.0.<i + 1>.
 
@@ -110,7 +159,7 @@ class Hdfs:
         self._jvm = ["-Xmx400m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"]
         if not fast:
             self._jvm.append("-XX:TieredStopAtLevel=1")
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._daemons = Daemons(folder)
         self.classpath = ""  # of Hadoop, without the configuration
         self.rpc_port, self.http_port = free_port(), free_port()
 
@@ -182,15 +231,10 @@ class Hdfs:
                 self._java(main, *args), stdout=log, stderr=subprocess.STDOUT, timeout=600
             )
         if done.returncode != 0:
-            raise RuntimeError(f"{main} failed:\n{self._tail(name)}")
+            raise RuntimeError(f"{main} failed:\n{self._daemons.tail(name)}")
 
     def _start(self, name: str, main: str, *args: str) -> None:
-        with open(self.folder / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(
-                self._java(main, *args),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-            )  # fmt: skip
+        self._daemons.start(name, self._java(main, *args))
 
     def start_name_node(self) -> None:
         """Start the NameNode, again after `kill`."""
@@ -211,9 +255,7 @@ class Hdfs:
 
     def kill(self, name: str) -> None:
         """End ``nn`` or ``dn<i>`` at once, as a crash does."""
-        process = self._processes.pop(name)
-        process.kill()
-        process.wait()
+        self._daemons.end(name)
 
     def live_data_nodes(self) -> int:
         """How many DataNodes the NameNode counts as alive; -1 when it does not answer."""
@@ -241,17 +283,15 @@ class Hdfs:
         deadline = time.monotonic() + 60
         while self._registered(i) <= before:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"dn{i} does not come back:\n{self._tail(f'dn{i}')}")
+                raise TimeoutError(f"dn{i} does not come back:\n{self._daemons.tail(f'dn{i}')}")
             time.sleep(0.2)
 
     def _await(self) -> None:
         deadline = time.monotonic() + 600  # test machines can be very busy
         while self.live_data_nodes() < self._count or self._in_safe_mode():
-            for name, process in self._processes.items():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended:\n{self._tail(name)}")
+            self._daemons.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"HDFS did not come up:\n{self._tail('nn')}")
+                raise TimeoutError(f"HDFS did not come up:\n{self._daemons.tail('nn')}")
             time.sleep(0.1)
 
     def _in_safe_mode(self) -> bool:
@@ -259,17 +299,9 @@ class Hdfs:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(json.load(answer)["beans"][0]["Safemode"])
 
-    def _tail(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
-
     def stop(self) -> None:
-        """End all processes; kill those that do not go."""
-        for process in self._processes.values():
-            process.kill()  # data is thrown away: there is nothing to finish
-        for process in self._processes.values():
-            process.wait()
-        self._processes.clear()
+        """End all processes at once: data is thrown away, so there is nothing to finish."""
+        self._daemons.end_all()
 
 
 def main() -> int:

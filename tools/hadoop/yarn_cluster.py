@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -42,7 +41,7 @@ class Yarn:
         self.conf_dir = hdfs.conf_dir
         self.log_dir = self.folder / "logs"  # what containers write
         self._memory_mib, self._cores = memory_mib, cores
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._daemons = hdfs_cluster.Daemons(self.folder)
         self.http_port = hdfs_cluster.free_port()
 
     def __enter__(self) -> Yarn:
@@ -121,11 +120,7 @@ class Yarn:
             "JAVA_HOME": java_home(),
             "HADOOP_CONF_DIR": str(self.conf_dir),  # containers get it, as on any cluster
         }
-        with open(self.folder / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(
-                command, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, preexec_fn=hdfs_cluster._die_with_parent,
-            )  # fmt: skip
+        self._daemons.start(name, command, env=environment, cwd=self.folder)
 
     def ask(self, path: str) -> dict:
         """Return what the ResourceManager's REST interface answers under ``/ws/v1/cluster/<path>``."""
@@ -150,29 +145,18 @@ class Yarn:
                     return
             except (OSError, ValueError, KeyError):
                 pass
-            for name, process in self._processes.items():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended:\n{self._tail(name)}")
+            self._daemons.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"YARN did not come up:\n{self._tail('rm')}\n{self._tail('nm')}")
+                raise TimeoutError(
+                    f"YARN did not come up:\n{self._daemons.tail('rm')}\n{self._daemons.tail('nm')}"
+                )
             time.sleep(0.2)
-
-    def _tail(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
 
     def stop(self) -> None:
         """End both; the NodeManager first, in order, so that it ends its containers."""
         for name in ("nm", "rm"):
-            process = self._processes.pop(name, None)
-            if process is None:
-                continue
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            if name in self._daemons:
+                self._daemons.end(name, grace_s=30)
 
 
 def main() -> int:
