@@ -175,7 +175,15 @@ class TestCifar10:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestAsynchronous:
-    def test_over_parameter_servers_fed_by_spark(self, tmp_path):
+    @pytest.fixture
+    def regression(self):
+        sys.path.insert(0, str(EXAMPLES / "asynchronous"))
+        import regression_data
+
+        yield regression_data
+        sys.path.remove(str(EXAMPLES / "asynchronous"))
+
+    def test_over_parameter_servers_fed_by_spark(self, regression, tmp_path):
         model = tmp_path / "m.keras"
         output = submitted(
             "asynchronous/with_spark.py", "--cluster_size", "4", "--num_ps_tasks", "1",
@@ -183,16 +191,14 @@ class TestAsynchronous:
         )  # fmt: skip
         losses = told(output, "losses")
         assert len(losses) == 4
-        assert losses[-1] < 0.6 * losses[0]  # how stale gradients are depends on the machine
+        # How stale gradients are depends on the machine, and so how far each epoch comes, the first
+        # included: measured against the loss of the best constant, which is what learns nothing.
+        assert losses[-1] < 0.3 * regression.arrays()[1].var()
         assert model.exists()
 
     @long
-    def test_the_same_program_in_step_read_from_files(self, tmp_path):
-        sys.path.insert(0, str(EXAMPLES / "asynchronous"))
-        import regression_data
-
-        sys.path.remove(str(EXAMPLES / "asynchronous"))
-        rows = regression_data.write(str(tmp_path / "rows"))
+    def test_the_same_program_in_step_read_from_files(self, regression, tmp_path):
+        rows = regression.write(str(tmp_path / "rows"))
         output = submitted(
             "asynchronous/with_files.py", "--cluster_size", "1", "--rows", rows, "--epochs", "3",
             "--steps", "40", "--model", str(tmp_path / "m.keras"), cores=1,
