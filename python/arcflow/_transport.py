@@ -11,7 +11,13 @@ from .errors import InvalidArgumentError, UnimplementedError
 
 MODES = ("auto", "shm", "tcp", "rdma", "grpc")
 # TensorFlow's server protocol for each mode; "grpc" is TensorFlow's own.
-_PROTOCOLS = {"auto": "grpc+arc", "shm": "grpc+arc", "rdma": "grpc_rdma", "grpc": "grpc"}
+_PROTOCOLS = {
+    "auto": "grpc+arc",
+    "shm": "grpc+arc",
+    "tcp": "grpc+arc",
+    "rdma": "grpc_rdma",
+    "grpc": "grpc",
+}
 
 _settings: dict[str, Any] | None = None
 
@@ -28,10 +34,10 @@ def check_mode(mode: str) -> str:
     """
     if mode not in MODES:
         raise InvalidArgumentError(f"transport={mode!r} is not one of {MODES}")
-    if mode in ("tcp", "rdma"):
+    if mode == "rdma":
         raise UnimplementedError(
-            f"transport={mode!r}: this version moves tensors by shared memory within a host and by "
-            "TensorFlow's gRPC between hosts; use transport='auto', or 'grpc' for gRPC alone"
+            "transport='rdma': this version moves tensors by shared memory within a host and by "
+            "TCP between hosts; use transport='auto', or 'tcp' for TCP alone"
         )
     return mode
 
@@ -110,7 +116,7 @@ def report() -> dict[str, Any]:
             if rank is None:
                 continue
             pair = answer["pairs"].setdefault(
-                rank, {"backend": group["backend"], "sent": 0, "received": 0}
+                rank, {"backend": peer["backend"], "sent": 0, "received": 0}
             )
             pair["sent"] += peer["sent"]
             pair["received"] += peer["received"]

@@ -4,13 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <utility>
 
 #include "arcflow/collective/blocks.h"
 
 namespace arcflow::collective {
-namespace {
 
 Status Disagreement(const OrderEntry& entry) {
   return InvalidArgument("ranks disagree about a collective: rank " +
@@ -19,44 +17,13 @@ Status Disagreement(const OrderEntry& entry) {
                          entry.other.ToString());
 }
 
-}  // namespace
-
 Group::Group(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment))
     : board_(std::move(memory), rank), probe_(probe) {}
 
 Group::~Group() { Fail(Unavailable("rank " + std::to_string(rank()) + " has left the group")); }
 
-Status Group::Check(const Operation& operation) const {
-  const Signature& what = operation.what;
-  if (static_cast<std::size_t>(what.kind) >= kKinds || SizeOf(what.element) == 0 ||
-      static_cast<std::size_t>(what.merge) >= kMerges) {
-    return InvalidArgument("unknown collective, element or merge operation");
-  }
-  const bool merges = what.kind == Kind::kAllReduce || what.kind == Kind::kReduceScatter;
-  if (merges && !Reducible(what.element)) {
-    return InvalidArgument("elements of type " + std::string(NameOf(what.element)) +
-                           " cannot be merged");
-  }
-  if (what.kind == Kind::kBroadcast && what.root >= static_cast<std::uint32_t>(ranks())) {
-    return InvalidArgument("broadcast from rank " + std::to_string(what.root) + " of " +
-                           std::to_string(ranks()));
-  }
-  if (operation.pieces.empty()) return Status::Ok();
-  if (what.kind != Kind::kAllReduce && what.kind != Kind::kBroadcast) {
-    return InvalidArgument("only all-reduce and broadcast take pieces");
-  }
-  const std::size_t size = SizeOf(what.element);
-  std::uint64_t bytes = 0;
-  for (const Piece& piece : operation.pieces) {
-    if (piece.bytes % size != 0) return InvalidArgument("a piece ends inside an element");
-    bytes += piece.bytes;
-  }
-  if (bytes != what.count * size) return InvalidArgument("pieces do not add up to the count");
-  return Status::Ok();
-}
-
 void Group::Submit(Operation operation) {
-  Status status = Check(operation);
+  Status status = CheckOperation(operation, ranks());
   const std::uint64_t key = operation.key;
   const Signature what = operation.what;
   auto done = operation.done;
@@ -84,21 +51,6 @@ void Group::Submit(Operation operation) {
     working_ = true;
   }
   Work();
-}
-
-Status Group::Run(Operation operation) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::optional<Status> answer;
-  operation.done = [&](const Status& status) {
-    const std::lock_guard lock(mutex);
-    answer = status;
-    changed.notify_all();
-  };
-  Submit(std::move(operation));
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return answer.has_value(); });
-  return *answer;
 }
 
 void Group::Work() {
@@ -229,7 +181,9 @@ GroupCounters Group::counters() const {
   counters.mappings = 1;
   counters.busy_ns = read(tally_.busy_ns);
   for (std::size_t r = 0; r < static_cast<std::size_t>(ranks()); ++r) {
-    counters.pairs.push_back({read(tally_.sent[r]), read(tally_.received[r])});
+    const bool other = static_cast<int>(r) != rank();
+    counters.pairs.push_back(
+        {read(tally_.sent[r]), read(tally_.received[r]), other ? "shm" : std::string()});
   }
   return counters;
 }

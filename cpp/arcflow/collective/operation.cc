@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Signatures in words, for messages about ranks that disagree.
+// Signatures in words, for messages about ranks that disagree; operations that cannot be.
 #include "arcflow/collective/operation.h"
 
 #include <iterator>
@@ -22,6 +22,35 @@ std::string Signature::ToString() const {
   text += NameOf(element);
   if (shape != 0) text += " (shape " + std::to_string(shape % 10000) + ")";
   return text;
+}
+
+Status CheckOperation(const Operation& operation, int ranks) {
+  const Signature& what = operation.what;
+  if (static_cast<std::size_t>(what.kind) >= kKinds || SizeOf(what.element) == 0 ||
+      static_cast<std::size_t>(what.merge) >= kMerges) {
+    return InvalidArgument("unknown collective, element or merge operation");
+  }
+  const bool merges = what.kind == Kind::kAllReduce || what.kind == Kind::kReduceScatter;
+  if (merges && !Reducible(what.element)) {
+    return InvalidArgument("elements of type " + std::string(NameOf(what.element)) +
+                           " cannot be merged");
+  }
+  if (what.kind == Kind::kBroadcast && what.root >= static_cast<std::uint32_t>(ranks)) {
+    return InvalidArgument("broadcast from rank " + std::to_string(what.root) + " of " +
+                           std::to_string(ranks));
+  }
+  if (operation.pieces.empty()) return Status::Ok();
+  if (what.kind != Kind::kAllReduce && what.kind != Kind::kBroadcast) {
+    return InvalidArgument("only all-reduce and broadcast take pieces");
+  }
+  const std::size_t size = SizeOf(what.element);
+  std::uint64_t bytes = 0;
+  for (const Piece& piece : operation.pieces) {
+    if (piece.bytes % size != 0) return InvalidArgument("a piece ends inside an element");
+    bytes += piece.bytes;
+  }
+  if (bytes != what.count * size) return InvalidArgument("pieces do not add up to the count");
+  return Status::Ok();
 }
 
 }  // namespace arcflow::collective

@@ -70,4 +70,7 @@ struct Operation {
   std::function<void(std::function<void()>)> defer;
 };
 
+/// InvalidArgument for an operation that no group of `ranks` ranks can run.
+Status CheckOperation(const Operation& operation, int ranks);
+
 }  // namespace arcflow::collective

@@ -4,16 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "arcflow/collective/hub.h"
-
 namespace arcflow::tf {
 
 std::string Card::ToJson() const {
-  const nlohmann::json json = {{"arcflow", version},
-                               {"run_id", run_id},
-                               {"mode", mode},
-                               {"host", host_identity},
-                               {"hub", hub}};
+  const nlohmann::json json = {{"arcflow", version},    {"run_id", run_id}, {"mode", mode},
+                               {"host", host_identity}, {"hub", hub},       {"lobby", lobby},
+                               {"no_lobby", no_lobby}};
   return json.dump();
 }
 
@@ -27,31 +23,58 @@ std::optional<Card> Card::Parse(const std::string& text) {
     card.mode = json.at("mode").get<std::string>();
     card.host_identity = json.at("host").get<std::string>();
     card.hub = json.at("hub").get<std::string>();
+    card.lobby = json.value("lobby", "");
+    card.no_lobby = json.value("no_lobby", "");
     return card;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;
   }
 }
 
-Card MakeCard(const Settings& settings, const std::string& hub) {
-  return {kCardVersion, settings.run_id, settings.mode, collective::HostIdentity(), hub};
-}
-
-std::optional<std::string> WhyNotShared(const std::map<std::string, std::optional<Card>>& cards) {
+Plan PlanFor(const Cards& cards) {
   const Card* first = nullptr;
+  bool one_host = true;
+  bool shm = false;
+  const Card* without = nullptr;
+  std::string without_task;
   for (const auto& [task, card] : cards) {
-    if (!card) return task + " does not speak grpc+arc";
-    if (card->version != kCardVersion) return task + " has another version of arcflow";
-    if (card->mode != "auto" && card->mode != "shm") {
-      return task + " was started with transport='" + card->mode + "'";
+    if (!card) return {Plan::Kind::kStock, task + " does not speak grpc+arc"};
+    if (card->version != kCardVersion) {
+      return {Plan::Kind::kStock, task + " has another version of arcflow"};
+    }
+    if (card->mode != "auto" && card->mode != "shm" && card->mode != "tcp") {
+      return {Plan::Kind::kStock, task + " was started with transport='" + card->mode + "'"};
     }
     if (first == nullptr) first = &*card;
-    if (card->run_id != first->run_id) return task + " belongs to another run";
-    if (card->host_identity != first->host_identity) {
-      return task + " is on another host (collectives between hosts are TensorFlow's as yet)";
+    if (card->run_id != first->run_id) {
+      return {Plan::Kind::kStock, task + " belongs to another run"};
     }
+    if ((card->mode == "tcp") != (first->mode == "tcp")) {
+      return {Plan::Kind::kStock, task + " was started with transport='" + card->mode +
+                                      "', another with '" + first->mode + "'"};
+    }
+    one_host = one_host && card->host_identity == first->host_identity;
+    shm = shm || card->mode == "shm";
+    if (card->lobby.empty() && without == nullptr) without = &*card, without_task = task;
   }
-  return std::nullopt;
+  const bool tcp = first != nullptr && first->mode == "tcp";
+  if (one_host && !tcp) return {Plan::Kind::kShared, ""};
+  if (shm) return {Plan::Kind::kStock, "its tasks are on several hosts"};
+  if (without != nullptr) {
+    return {Plan::Kind::kStock,
+            without_task + " cannot be reached from other hosts: " + without->no_lobby};
+  }
+  return {Plan::Kind::kHosts, ""};
+}
+
+std::map<std::string, int> HostsOf(const Cards& cards) {
+  std::map<std::string, int> hosts;
+  std::map<std::string, int> numbers;
+  for (const auto& [task, card] : cards) {
+    const std::string& name = card->mode == "tcp" ? task : card->host_identity;
+    hosts[task] = numbers.try_emplace(name, static_cast<int>(numbers.size())).first->second;
+  }
+  return hosts;
 }
 
 }  // namespace arcflow::tf

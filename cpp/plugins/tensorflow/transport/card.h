@@ -18,18 +18,28 @@ struct Card {
   std::string mode;
   std::string host_identity;  // collective::HostIdentity()
   std::string hub;            // collective::Hub::address()
+  std::string lobby;          // collective::Lobby::address(); empty when there is none
+  std::string no_lobby;       // why not
 
   std::string ToJson() const;
   /// std::nullopt for anything that is no card.
   static std::optional<Card> Parse(const std::string& json);
 };
-inline constexpr int kCardVersion = 1;
+inline constexpr int kCardVersion = 2;
 
-/// A card of this process.
-Card MakeCard(const Settings& settings, const std::string& hub);
+/// Cards by task; std::nullopt for a task that has none.
+using Cards = std::map<std::string, std::optional<Card>>;
 
-/// Whether the tasks (name → card, if it has one) may run their collectives in shared memory. A
-/// function of the cards alone, so all ranks decide alike. Returns the reason when not.
-std::optional<std::string> WhyNotShared(const std::map<std::string, std::optional<Card>>& cards);
+/// How a group's ranks exchange. A function of the cards alone, so all ranks decide alike.
+struct Plan {
+  enum class Kind { kShared, kHosts, kStock };
+  Kind kind = Kind::kStock;
+  std::string why;  // kStock: what stands in the way
+};
+Plan PlanFor(const Cards& cards);
+
+/// The host of each task as far as a plan of kHosts goes: tasks with equal numbers share memory.
+/// With transport='tcp' each is a host of its own.
+std::map<std::string, int> HostsOf(const Cards& cards);
 
 }  // namespace arcflow::tf

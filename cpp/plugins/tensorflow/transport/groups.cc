@@ -18,7 +18,7 @@
 namespace arcflow::tf {
 namespace {
 
-using collective::Group;
+using collective::Engine;
 using tensorflow::CollGroupParams;
 
 constexpr char kTokenPrefix[] = "arcflow:";
@@ -131,22 +131,26 @@ void Groups::Make(const std::shared_ptr<Member>& member, const CollGroupParams& 
     member->ranks.push_back(each.rank);
     if (each.device.name() == device) member->index = static_cast<int>(i);
   }
-  std::map<std::string, std::optional<Card>> cards;
+  Cards cards;
   absl::Status status = CollectCards(member->group, &cards);
-  std::optional<std::string> why;
-  if (status.ok()) why = WhyNotShared(cards);
-  if (status.ok() && !why && !RanksAreSound(*member)) why = "ranks given by hand have holes";
-  if (status.ok() && !why) status = Join(member, cards);
-  if (status.ok() && why && identity_->card.mode == "shm") {
-    status = absl::FailedPreconditionError("transport='shm', but " + *why);
+  Plan plan;
+  if (status.ok()) plan = PlanFor(cards);
+  if (!RanksAreSound(*member)) plan = {Plan::Kind::kStock, "ranks given by hand have holes"};
+  const bool stock = plan.kind == Plan::Kind::kStock;
+  if (status.ok() && !stock) status = Join(member, cards, plan.kind);
+  if (status.ok() && stock && identity_->card.mode != "auto") {
+    status =
+        absl::FailedPreconditionError("transport='" + identity_->card.mode + "', but " + plan.why);
   }
   if (!status.ok()) return Fail(member, status);
-  if (why) CountFallback("a group of " + std::to_string(group.group_size) + " ranks: " + *why);
-  Decide(member, why ? Member::State::kStock : Member::State::kOurs);
+  if (stock) {
+    CountFallback("a group of " + std::to_string(group.group_size) + " ranks: " + plan.why);
+  }
+  Decide(member, stock ? Member::State::kStock : Member::State::kOurs);
 }
 
 void Groups::Abort(const absl::Status& status) {
-  std::vector<std::shared_ptr<Group>> engines;
+  std::vector<std::shared_ptr<Engine>> engines;
   {
     const std::lock_guard lock(mutex_);
     if (aborted_.ok()) aborted_ = status;
@@ -160,8 +164,7 @@ void Groups::Abort(const absl::Status& status) {
   }
 }
 
-absl::Status Groups::CollectCards(const CollGroupParams& group,
-                                  std::map<std::string, std::optional<Card>>* cards) {
+absl::Status Groups::CollectCards(const CollGroupParams& group, Cards* cards) {
   for (const auto& each : group.members) {
     const auto [at, fresh] = cards->try_emplace(each.task);
     if (!fresh) continue;
@@ -174,19 +177,31 @@ absl::Status Groups::CollectCards(const CollGroupParams& group,
   return absl::OkStatus();
 }
 
-absl::Status Groups::Join(const std::shared_ptr<Member>& member,
-                          const std::map<std::string, std::optional<Card>>& cards) {
-  collective::Membership m;
-  m.group = std::to_string(member->group.group_key);
-  for (const auto& each : member->group.members) {  // a server that comes again is another one
-    m.group += "|" + each.device.name() + "#" + std::to_string(each.device.incarnation());
-    if (each.rank == 0) m.leader = cards.at(each.task)->hub;
+absl::Status Groups::Join(const std::shared_ptr<Member>& member, const Cards& cards,
+                          Plan::Kind how) {
+  const CollGroupParams& group = member->group;
+  std::string name = std::to_string(group.group_key);
+  for (const auto& each : group.members) {  // a server that comes again is another one
+    name += "|" + each.device.name() + "#" + std::to_string(each.device.incarnation());
   }
-  m.group = std::to_string(std::hash<std::string>()(m.group)) + "/" +
-            std::to_string(member->group.group_key);
-  m.rank = member->ranks[static_cast<std::size_t>(member->index)];
-  m.ranks = member->group.group_size;
-  auto joined = identity_->hub->Join(m, Deadline::AfterSeconds(kMakeGroupSeconds));
+  name = std::to_string(std::hash<std::string>()(name)) + "/" + std::to_string(group.group_key);
+  const int rank = member->ranks[static_cast<std::size_t>(member->index)];
+  const Deadline deadline = Deadline::AfterSeconds(kMakeGroupSeconds);
+  const std::map<std::string, int> host_of = HostsOf(cards);
+  collective::WideMembership wide{name, rank, {}, {}, {}};
+  for (int r = 0; r < group.group_size; ++r) {
+    const auto at = std::find(member->ranks.begin(), member->ranks.end(), r);
+    const auto& task = group.members[static_cast<std::size_t>(at - member->ranks.begin())].task;
+    wide.lobbies.push_back(cards.at(task)->lobby);
+    wide.hubs.push_back(cards.at(task)->hub);
+    wide.hosts.push_back(host_of.at(task));
+  }
+  Result<std::shared_ptr<Engine>> joined = Unavailable("");
+  if (how == Plan::Kind::kHosts) {
+    joined = identity_->lobby->Join(*identity_->hub, wide, deadline);
+  } else {
+    joined = identity_->hub->Join({name, wide.hubs[0], rank, group.group_size}, deadline);
+  }
   if (!joined.ok()) return ToTf(joined.status().WithContext("arcflow collectives"));
   std::vector<std::string> tasks(member->group.members.size());
   for (const auto& each : member->group.members) {

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "arcflow/collective/group.h"
-#include "arcflow/collective/hub.h"
+#include "arcflow/collective/engine.h"
 #include "plugins/tensorflow/transport/card.h"
+#include "plugins/tensorflow/transport/identity.h"
 #include "tensorflow/core/framework/collective.h"
 
 namespace tensorflow {
@@ -22,12 +22,6 @@ class WorkerCacheInterface;
 }
 
 namespace arcflow::tf {
-
-/// What a server's collectives need of the process; one for each server.
-struct Identity {
-  Card card;
-  std::unique_ptr<collective::Hub> hub;
-};
 
 /// Step number by which a LoggingRequest asks for our card: no such step exists, and another
 /// server answers that it has no log of it.
@@ -42,7 +36,7 @@ struct Member {
   int index = -1;          // in group.members
   std::vector<int> ranks;  // the engine's rank of each entry of group.members
   std::string token;       // finds it again, FindMember
-  std::shared_ptr<collective::Group> engine;
+  std::shared_ptr<collective::Engine> engine;
   std::vector<std::function<void()>> waiting;
 };
 
@@ -70,10 +64,8 @@ class Groups {
   void Abort(const absl::Status& status);
 
  private:
-  absl::Status CollectCards(const tensorflow::CollGroupParams& group,
-                            std::map<std::string, std::optional<Card>>* cards);
-  absl::Status Join(const std::shared_ptr<Member>& member,
-                    const std::map<std::string, std::optional<Card>>& cards);
+  absl::Status CollectCards(const tensorflow::CollGroupParams& group, Cards* cards);
+  absl::Status Join(const std::shared_ptr<Member>& member, const Cards& cards, Plan::Kind how);
   void Decide(const std::shared_ptr<Member>& member, Member::State state);
 
   const std::shared_ptr<const Identity> identity_;

@@ -6,6 +6,7 @@
 
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/collectives.h"
+#include "plugins/tensorflow/transport/identity.h"
 #include "plugins/tensorflow/transport/settings.h"
 #include "tensorflow/core/distributed_runtime/rendezvous_mgr_interface.h"
 #include "tensorflow/core/distributed_runtime/rpc/grpc_server_lib.h"
@@ -93,11 +94,19 @@ class Server : public tensorflow::GrpcServer {
   tensorflow::WorkerCacheInterface* workers_ = nullptr;  // the base owns it
 };
 
-Result<std::shared_ptr<const Identity>> MakeIdentity() {
+/// "host:port" of the task that the server is.
+std::string AddressOf(const tensorflow::ServerDef& def) {
+  for (const auto& job : def.cluster().job()) {
+    if (job.name() != def.job_name()) continue;
+    const auto found = job.tasks().find(def.task_index());
+    if (found != job.tasks().end()) return found->second;
+  }
+  return "";
+}
+
+Result<std::shared_ptr<const Identity>> MakeIdentity(const tensorflow::ServerDef& def) {
   ARC_ASSIGN(const Settings settings, CurrentSettings());
-  auto identity = std::make_shared<Identity>();
-  ARC_ASSIGN(identity->hub, collective::Hub::Listen(settings.secret));
-  identity->card = MakeCard(settings, identity->hub->address());
+  ARC_ASSIGN(auto identity, Identity::Make(settings, AddressOf(def)));
   return std::shared_ptr<const Identity>(std::move(identity));
 }
 
@@ -112,9 +121,9 @@ class Factory : public tensorflow::ServerFactory {
     if (def.protocol() == kRdmaProtocol) {  // never anything else in its place
       return absl::UnimplementedError(
           "protocol grpc_rdma: this build of arcflow moves no tensors by RDMA yet; use "
-          "transport='auto', which takes shared memory within a host and gRPC between hosts");
+          "transport='auto', which takes shared memory within a host and TCP between hosts");
     }
-    auto identity = MakeIdentity();
+    auto identity = MakeIdentity(def);
     if (!identity.ok()) return ToTf(identity.status().WithContext("protocol grpc+arc"));
     auto server = std::make_unique<Server>(def, tensorflow::Env::Default(), *std::move(identity));
     if (absl::Status s = server->Open(options.local_device_mgr); !s.ok()) return s;

@@ -22,7 +22,7 @@ struct Watched {
   std::vector<std::string> tasks;
   int rank = 0;
   int ranks = 0;
-  std::weak_ptr<collective::Group> group;
+  std::weak_ptr<collective::Engine> group;
   collective::GroupCounters last;
 };
 
@@ -40,17 +40,19 @@ void Add(Json* totals, const Json& row) {
 }
 
 Json Counted(const collective::GroupCounters& c) {
-  return {{"operations", c.operations},     {"small_operations", c.small_operations},
-          {"bytes_in", c.bytes_in},         {"bytes_out", c.bytes_out},
-          {"bytes_shared", c.bytes_shared}, {"sleeps", c.sleeps},
-          {"mappings", c.mappings},         {"busy_ns", c.busy_ns}};
+  return {{"operations", c.operations},       {"small_operations", c.small_operations},
+          {"bytes_in", c.bytes_in},           {"bytes_out", c.bytes_out},
+          {"bytes_shared", c.bytes_shared},   {"sleeps", c.sleeps},
+          {"mappings", c.mappings},           {"busy_ns", c.busy_ns},
+          {"registrations", c.registrations}, {"bytes_between_hosts", c.bytes_between_hosts}};
 }
 
 Json Peers(const Watched& each) {
   Json peers = Json::array();
   for (std::size_t r = 0; r < each.last.pairs.size(); ++r) {
-    if (static_cast<int>(r) == each.rank) continue;
+    if (each.last.pairs[r].backend.empty()) continue;  // itself, or one that others speak to
     peers.push_back({{"task", each.tasks.at(r)},
+                     {"backend", each.last.pairs[r].backend},
                      {"sent", each.last.pairs[r].sent},
                      {"received", each.last.pairs[r].received}});
   }
@@ -69,7 +71,7 @@ void CountFallback(const std::string& reason) {
 }
 
 void WatchGroup(const std::string& name, std::vector<std::string> tasks,
-                const std::shared_ptr<collective::Group>& group) {
+                const std::shared_ptr<collective::Engine>& group) {
   const std::lock_guard lock(g_mutex);
   g_groups.push_back({name, std::move(tasks), group->rank(), group->ranks(), group, {}});
 }
@@ -89,7 +91,6 @@ std::string StatsJson() {
     row["name"] = each.name;
     row["rank"] = each.rank;
     row["ranks"] = each.ranks;
-    row["backend"] = "shm";
     row["peers"] = Peers(each);
     groups.push_back(std::move(row));
   }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "arcflow/collective/group.h"
+#include "arcflow/collective/engine.h"
 
 namespace arcflow::tf {
 
@@ -18,12 +18,12 @@ void CountFallback(const std::string& reason);
 /// Has the counters of a group in the stats, also after its end. `name`: for people; `tasks`: by
 /// rank.
 void WatchGroup(const std::string& name, std::vector<std::string> tasks,
-                const std::shared_ptr<collective::Group>& group);
+                const std::shared_ptr<collective::Engine>& group);
 
 /// One output that came from recycled memory (or not: it was new).
 void CountOutput(bool recycled);
 
-/// {"groups": [{name, rank, ranks, backend, operations, …, peers}], "collectives": totals,
+/// {"groups": [{name, rank, ranks, operations, …, peers}], "collectives": totals,
 ///  "fallbacks": {reason: count}, "outputs": {recycled, new}}
 std::string StatsJson();
 

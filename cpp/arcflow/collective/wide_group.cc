@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: Apache-2.0
+// WideGroup: how ranks meet, agree on the order, and learn of an end. The data moves in
+// wide_blocks.cc.
+#include "arcflow/collective/wide_group.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "arcflow/base/log.h"
+#include "arcflow/collective/group.h"
+#include "arcflow/collective/wide_blocks.h"
+
+namespace arcflow::collective {
+namespace {
+
+constexpr transport::Channel kWordChannel = 1;
+constexpr std::size_t kMaxText = 4096;
+constexpr std::chrono::milliseconds kLook{100};
+// Rank 0 sees an end when all do; who hears nothing from it for so long believes its own eyes.
+constexpr std::chrono::milliseconds kBelieve{500};
+constexpr std::chrono::milliseconds kVerdict{1000};
+
+enum class Type : std::uint32_t {
+  kReady = 1,   // → 0: I have met all that I need
+  kOpen = 2,    // 0 →: all have
+  kArrive = 3,  // → 0: I have come to `key`, with `first`
+  kOrder = 4,   // 0 →: the next operation of all
+  kLate = 5,    // → 0: my time limit for `key` has passed
+  kLost = 6,    // → 0: `rank` has gone, as far as I see
+  kFail = 7,    // the group has failed: code, text
+};
+
+}  // namespace
+
+// Layout: docs/formats/collective.md. The text follows.
+struct WideGroup::Word {
+  Type type;
+  std::uint32_t rank = 0;
+  std::uint32_t code = 0;
+  std::uint32_t reserved = 0;
+  std::uint64_t key = 0;
+  Signature first;
+  Signature other;
+  std::uint32_t first_rank = 0;
+  std::uint32_t other_rank = kNobody;
+};
+
+// ---- made and met ----
+
+Result<std::shared_ptr<WideGroup>> WideGroup::Open(Layout layout,
+                                                   const transport::ContextOptions& options,
+                                                   void (*probe)(Moment)) {
+  static_assert(std::endian::native == std::endian::little);
+  static_assert(sizeof(Word) == 112 && std::is_trivially_copyable_v<Word>);
+  if (layout.ranks() > kMaxRanks) {
+    return InvalidArgument("a group has at most " + std::to_string(kMaxRanks) + " ranks");
+  }
+  std::shared_ptr<WideGroup> group(new WideGroup(std::move(layout), probe));
+  ARC_TRY(group->Start(options));
+  return group;
+}
+
+WideGroup::WideGroup(Layout layout, void (*probe)(Moment))
+    : layout_(std::move(layout)),
+      probe_(probe),
+      link_(
+          layout_.hosts(), layout_.host(), HostLink::Sizes::For(layout_.hosts()),
+          [this](const Status& status) { Fail(status); }, [this] { Patrol(); }),
+      scratch_(nullptr, &std::free),
+      agreement_(layout_.ranks()),
+      endpoints_(static_cast<std::size_t>(layout_.ranks())) {}
+
+Status WideGroup::Start(const transport::ContextOptions& options) {
+  const std::size_t bytes = WideBlocks::ScratchBytes(layout_, link_.sizes());
+  scratch_.reset(static_cast<std::byte*>(std::aligned_alloc(4096, bytes)));
+  if (scratch_ == nullptr) {
+    return ResourceExhausted("no memory for a group's " + std::to_string(bytes) + " bytes");
+  }
+  ARC_ASSIGN(context_, transport::Context::Create(options));
+  context_->Handle(kWordChannel,
+                   [this](const auto& from, std::span<const std::byte> b) { OnWord(from, b); });
+  context_->OnPeerDown([this](const auto& peer, const Status& s) { OnDown(peer, s); });
+  return link_.Open(*context_);
+}
+
+WideGroup::~WideGroup() {
+  Fail(Unavailable("rank " + std::to_string(rank()) + " has left the group"));
+  context_.reset();
+}
+
+Contact WideGroup::contact() const { return {context_->address(), link_.remote()}; }
+
+void WideGroup::Introduce(std::vector<Contact> contacts) {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t r = 0; r < contacts.size(); ++r) {
+    rank_of_[contacts[r].region.owner] = static_cast<int>(r);
+  }
+  contacts_ = std::move(contacts);
+}
+
+Status WideGroup::Meet(std::shared_ptr<Engine> local, const Deadline& deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    local_ = std::move(local);
+  }
+  // The higher rank connects, so that each pair has one connection.
+  for (int r = 0; r < ranks(); ++r) {
+    if (!layout_.connected(rank(), r)) continue;
+    const Status met = r < rank() ? Connect(r, deadline) : AwaitConnection(r, deadline);
+    if (!met.ok()) return met.WithContext("rank " + std::to_string(r));
+  }
+  for (int host = 0; layout_.exchanges() && host < layout_.hosts(); ++host) {
+    if (host == layout_.host()) continue;
+    const auto partner = static_cast<std::size_t>(layout_.partner(host));
+    ARC_TRY(link_.Attach(host, endpoints_[partner], contacts_[partner].region));
+  }
+  return AwaitAll(deadline);
+}
+
+Status WideGroup::Connect(int rank, const Deadline& deadline) {
+  const auto at = static_cast<std::size_t>(rank);
+  ARC_ASSIGN(auto endpoint, context_->Connect(contacts_[at].address, deadline));
+  const std::lock_guard lock(mutex_);
+  endpoints_[at] = std::move(endpoint);
+  return failure_;
+}
+
+Status WideGroup::AwaitConnection(int rank, const Deadline& deadline) {
+  const auto at = static_cast<std::size_t>(rank);
+  for (;;) {
+    auto endpoint = context_->Find(contacts_[at].region.owner);
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_.ok()) return failure_;
+      if (endpoint != nullptr) {
+        endpoints_[at] = std::move(endpoint);
+        return Status::Ok();
+      }
+    }
+    if (deadline.expired()) return DeadlineExceeded("did not connect while the group was made");
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+Status WideGroup::AwaitAll(const Deadline& deadline) {
+  const std::uint64_t all = (~std::uint64_t{0} >> (64 - ranks())) & ~std::uint64_t{1};
+  if (rank() != 0) Say(0, Word{Type::kReady});
+  {
+    std::unique_lock lock(mutex_);
+    const auto met = [&] { return rank() == 0 ? ready_ == all : open_; };
+    while (!met() && failure_.ok()) {
+      if (deadline.expired()) {
+        std::string missing;
+        for (int r = 1; rank() == 0 && r < ranks(); ++r) {
+          if ((ready_ >> r & 1) == 0) missing += " " + std::to_string(r);
+        }
+        return DeadlineExceeded("a group was not made in time; missing ranks:" +
+                                (missing.empty() ? " unknown" : missing));
+      }
+      changed_.wait_until(lock, std::min(Deadline::Clock::now() + kLook, deadline.at()));
+    }
+    if (!failure_.ok()) return failure_;
+  }
+  if (rank() == 0) SayToAll(Word{Type::kOpen});
+  return Status::Ok();
+}
+
+// ---- operations ----
+
+void WideGroup::Submit(Operation operation) {
+  Status status = CheckOperation(operation, ranks());
+  const std::uint64_t key = operation.key;
+  const Signature what = operation.what;
+  auto done = operation.done;
+  {
+    const std::lock_guard lock(mutex_);
+    if (status.ok()) status = failure_;
+    if (status.ok() && under_way_ >= kMaxPending) {
+      status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
+                                 " collectives are under way in one group");
+    }
+    if (status.ok()) {
+      ++under_way_;
+      queue_.push_back(std::move(operation));  // before rank 0 can know: the worker looks here
+    }
+  }
+  if (!status.ok()) return done(status);
+  if (rank() == 0) {
+    Enter(0, key, what);
+  } else {
+    Word word{Type::kArrive};
+    word.key = key;
+    word.first = what;
+    Say(0, word);
+  }
+  Probe(Moment::kArrived);
+  {
+    const std::lock_guard lock(mutex_);
+    if (working_ || queue_.empty()) return;  // whoever works does ours too, or has done it
+    working_ = true;
+  }
+  Work();
+}
+
+void WideGroup::Work() {
+  for (;;) {
+    Operation operation;
+    bool agreed = true;
+    Status status = Next(&operation, &agreed);
+    if (status.ok()) status = Execute(operation);
+    if (!status.ok() && agreed) {
+      Fail(status);
+      status = failure();  // the first one, of whichever rank
+    }
+    if (!Give(&operation, status)) return;
+  }
+}
+
+/// Tells the end of an operation. Returns false when nothing is left: the role was given up, before
+/// `done`, which may submit again.
+bool WideGroup::Give(Operation* operation, const Status& status) {
+  bool more = true;
+  {
+    const std::lock_guard lock(mutex_);
+    --under_way_;
+    if (queue_.empty()) more = working_ = false;
+  }
+  if (more && operation->defer) {
+    operation->defer([done = std::move(operation->done), status] { done(status); });
+  } else {
+    operation->done(status);
+  }
+  return more;
+}
+
+/// The next operation in the order of all; with an error also some operation, which is to be given
+/// that error. `agreed` becomes false when ranks disagree about this one, which ends only it.
+Status WideGroup::Next(Operation* operation, bool* agreed) {
+  std::unique_lock lock(mutex_);
+  const Status failed = AwaitOrder(&lock);
+  if (!failed.ok()) {
+    *operation = std::move(queue_.front());
+    queue_.pop_front();
+    return failed;
+  }
+  const OrderEntry entry = order_.front();
+  order_.pop_front();
+  auto found = std::find_if(queue_.begin(), queue_.end(),
+                            [&](const Operation& each) { return each.key == entry.key; });
+  const bool known = found != queue_.end();
+  if (!known) found = queue_.begin();
+  *operation = std::move(*found);
+  queue_.erase(found);
+  lock.unlock();
+  Probe(Moment::kOrdered);
+  if (!known) return Internal("a collective was ordered that this rank has not submitted");
+  *agreed = entry.other_rank == kNobody;
+  return *agreed ? Status::Ok() : Disagreement(entry);
+}
+
+Status WideGroup::AwaitOrder(std::unique_lock<std::mutex>* lock) {
+  for (;;) {
+    if (!failure_.ok()) return failure_;
+    if (!order_.empty()) return Status::Ok();
+    const auto first = std::min_element(
+        queue_.begin(), queue_.end(),
+        [](const Operation& a, const Operation& b) { return a.deadline.at() < b.deadline.at(); });
+    if (first->deadline.expired()) {
+      const std::uint64_t key = first->key;
+      lock->unlock();
+      const Status late = NameTheMissing(key);
+      lock->lock();
+      return late;
+    }
+    const auto until = std::min(Deadline::Clock::now() + kLook, first->deadline.at());
+    if (changed_.wait_until(*lock, until) == std::cv_status::timeout) {
+      lock->unlock();
+      Patrol();
+      lock->lock();
+    }
+  }
+}
+
+/// Only rank 0 knows who has not come.
+Status WideGroup::NameTheMissing(std::uint64_t key) {
+  std::string missing;
+  if (rank() == 0) {
+    const std::lock_guard lock(agreement_mutex_);
+    missing = agreement_.Missing(key);
+  } else {
+    Word word{Type::kLate};
+    word.key = key;
+    Say(0, word);
+    if (Status told = AwaitFailure(kVerdict); !told.ok()) return told;
+  }
+  return DeadlineExceeded("ranks " + (missing.empty() ? "unknown" : missing) +
+                          " did not come to a collective within its time limit");
+}
+
+Status WideGroup::Execute(const Operation& operation) {
+  const auto began = Deadline::Clock::now();
+  if (Status moved = WideBlocks(*this, operation).Run(); !moved.ok()) {
+    Fail(Verdict(moved));
+    link_.CancelAll();  // the caller's memory is its own again
+    return failure();
+  }
+  const auto took = std::chrono::nanoseconds(Deadline::Clock::now() - began);
+  tally_.busy_ns.fetch_add(static_cast<std::uint64_t>(took.count()), std::memory_order_relaxed);
+  tally_.operations.fetch_add(1, std::memory_order_relaxed);
+  Probe(Moment::kFinished);
+  return Status::Ok();
+}
+
+/// Ranks of this host fail each other at once and know each other by other numbers, so rank 0 is
+/// waited for, who names the right one.
+Status WideGroup::Verdict(const Status& seen) {
+  if (seen.code() == Code::kDeadlineExceeded) return seen;
+  const Status told = AwaitFailure(kVerdict);
+  return told.ok() ? seen.WithContext("a rank beside rank " + std::to_string(rank())) : told;
+}
+
+Status WideGroup::AwaitFailure(std::chrono::milliseconds patience) {
+  const auto until = Deadline::Clock::now() + patience;
+  std::unique_lock lock(mutex_);
+  while (failure_.ok() && Deadline::Clock::now() < until) {
+    changed_.wait_until(lock, std::min(until, Deadline::Clock::now() + kLook));
+    lock.unlock();
+    Patrol();
+    lock.lock();
+  }
+  return failure_;
+}
+
+// ---- the end ----
+
+void WideGroup::Fail(const Status& failure) {
+  std::shared_ptr<Engine> local;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.ok()) return;
+    failure_ = failure.ok() ? Internal("a group failed without a reason") : failure;
+    local = local_;
+    changed_.notify_all();
+  }
+  link_.Stop();
+  if (local != nullptr) local->Fail(failure);
+  Word word{Type::kFail};
+  word.code = static_cast<std::uint32_t>(failure.code());
+  const std::string_view text = failure.message().substr(0, kMaxText);
+  if (rank() == 0) {
+    SayToAll(word, text);
+  } else {
+    Say(0, word, text);
+  }
+}
+
+Status WideGroup::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void WideGroup::Lost(int rank, const std::string& why) {
+  Fail(Unavailable("rank " + std::to_string(rank) + " has died or left the group: " + why));
+}
+
+void WideGroup::Patrol() {
+  std::optional<Suspicion> grown;
+  {
+    const std::lock_guard lock(mutex_);
+    if (suspicion_ && Deadline::Clock::now() - suspicion_->since > kBelieve) grown = suspicion_;
+  }
+  if (grown) Lost(grown->rank, grown->why);
+}
+
+void WideGroup::OnDown(const std::shared_ptr<transport::Endpoint>& peer, const Status& status) {
+  if (status.code() == Code::kCancelled) return;  // closed by this side
+  int other = -1;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = rank_of_.find(peer->peer());
+    if (found == rank_of_.end() || !failure_.ok()) return;
+    other = found->second;
+    if (rank() != 0 && other != 0 && !suspicion_) {
+      suspicion_ = Suspicion{other, std::string(status.message()), Deadline::Clock::now()};
+    }
+  }
+  if (rank() == 0 || other == 0) return Lost(other, std::string(status.message()));
+  Word word{Type::kLost};
+  word.rank = static_cast<std::uint32_t>(other);
+  Say(0, word, status.message().substr(0, kMaxText));
+}
+
+// ---- words ----
+
+void WideGroup::Say(int rank, const Word& word, std::string_view text) {
+  std::shared_ptr<transport::Endpoint> to;
+  {
+    const std::lock_guard lock(mutex_);
+    to = endpoints_[static_cast<std::size_t>(rank)];
+  }
+  if (to == nullptr) return;  // the group was never made
+  std::vector<std::byte> bytes(sizeof word + text.size());
+  std::memcpy(bytes.data(), &word, sizeof word);
+  if (!text.empty()) std::memcpy(bytes.data() + sizeof word, text.data(), text.size());
+  const Status said = to->Send(kWordChannel, bytes);
+  // One that is gone is found by the context.
+  if (said.code() == Code::kResourceExhausted) Fail(said);
+}
+
+void WideGroup::SayToAll(const Word& word, std::string_view text) {
+  for (int r = 0; r < ranks(); ++r) {
+    if (r != rank()) Say(r, word, text);
+  }
+}
+
+void WideGroup::OnWord(const std::shared_ptr<transport::Endpoint>& from,
+                       std::span<const std::byte> bytes) {
+  Word word{};
+  if (bytes.size() < sizeof word || bytes.size() > sizeof word + kMaxText) {
+    return Fail(Internal("a rank on another host says what this version does not know"));
+  }
+  std::memcpy(&word, bytes.data(), sizeof word);
+  const std::string text(reinterpret_cast<const char*>(bytes.data()) + sizeof word,
+                         bytes.size() - sizeof word);
+  int other = -1;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = rank_of_.find(from->peer());
+    if (found == rank_of_.end()) return;  // a member of the run, but not of this group
+    other = found->second;
+  }
+  Hear(other, word, text);
+}
+
+void WideGroup::Hear(int from, const Word& word, const std::string& text) {
+  const bool to_leader = word.type == Type::kReady || word.type == Type::kArrive ||
+                         word.type == Type::kLate || word.type == Type::kLost;
+  if (to_leader ? rank() != 0 : from != 0 && rank() != 0) {
+    return Fail(Internal("rank " + std::to_string(from) + " says what only rank 0 may say"));
+  }
+  switch (word.type) {
+    case Type::kReady:
+    case Type::kOpen: {
+      const std::lock_guard lock(mutex_);
+      if (word.type == Type::kReady) ready_ |= std::uint64_t{1} << from;
+      open_ = open_ || word.type == Type::kOpen;
+      changed_.notify_all();
+      return;
+    }
+    case Type::kArrive:
+      return Enter(from, word.key, word.first);
+    case Type::kOrder: {
+      const std::lock_guard lock(mutex_);
+      order_.push_back({word.key, word.first, word.other, word.first_rank, word.other_rank});
+      changed_.notify_all();
+      return;
+    }
+    case Type::kLate: {
+      std::string missing;
+      {
+        const std::lock_guard lock(agreement_mutex_);
+        missing = agreement_.Missing(word.key);
+      }
+      if (missing.empty()) return;  // all have come meanwhile
+      return Fail(DeadlineExceeded("ranks " + missing +
+                                   " did not come to a collective within its time limit"));
+    }
+    case Type::kLost:
+      return Lost(static_cast<int>(word.rank), text);
+    case Type::kFail: {
+      const bool known = word.code > 0 && word.code <= 16;
+      return Fail(Status(known ? static_cast<Code>(word.code) : Code::kInternal, text));
+    }
+  }
+  Fail(Internal("rank " + std::to_string(from) + " says what this version does not know"));
+}
+
+/// At rank 0: `rank` has come to an operation; the last one puts it into the order of all.
+void WideGroup::Enter(int rank, std::uint64_t key, const Signature& what) {
+  Status refused;
+  {
+    const std::lock_guard lock(agreement_mutex_);
+    auto arrived = agreement_.Arrive(rank, key, what);
+    refused = arrived.status();
+    if (arrived.ok() && *arrived) {
+      const OrderEntry& next = **arrived;
+      Word word{Type::kOrder};
+      word.key = next.key;
+      word.first = next.first;
+      word.other = next.other;
+      word.first_rank = next.first_rank;
+      word.other_rank = next.other_rank;
+      SayToAll(word);
+      const std::lock_guard own(mutex_);
+      order_.push_back(next);
+      changed_.notify_all();
+    }
+  }
+  if (!refused.ok()) Fail(refused);
+}
+
+GroupCounters WideGroup::counters() const {
+  const auto read = [](const std::atomic<std::uint64_t>& v) {
+    return v.load(std::memory_order_relaxed);
+  };
+  GroupCounters counters;
+  counters.operations = read(tally_.operations);
+  counters.small_operations = read(tally_.small);
+  counters.bytes_in = read(tally_.in);
+  counters.bytes_out = read(tally_.out);
+  counters.sleeps = link_.sleeps();
+  counters.mappings = 1;
+  counters.registrations = read(context_->counters().registrations);
+  counters.busy_ns = read(tally_.busy_ns);
+  counters.pairs.resize(static_cast<std::size_t>(ranks()));
+  if (local_ != nullptr) {
+    const GroupCounters local = local_->counters();
+    counters.mappings += local.mappings;
+    counters.sleeps += local.sleeps;
+    counters.bytes_shared = local.bytes_shared;
+    const std::vector<int>& members = layout_.members(layout_.host());
+    for (std::size_t l = 0; l < members.size(); ++l) {
+      counters.pairs[static_cast<std::size_t>(members[l])] = local.pairs[l];
+    }
+  }
+  for (int host = 0; layout_.exchanges() && host < layout_.hosts(); ++host) {
+    if (host == layout_.host()) continue;
+    const HostLink::Bytes bytes = link_.bytes(host);
+    counters.bytes_between_hosts += bytes.sent;
+    counters.pairs[static_cast<std::size_t>(layout_.partner(host))] = {bytes.sent, bytes.received,
+                                                                       bytes.backend};
+  }
+  return counters;
+}
+
+}  // namespace arcflow::collective

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Identity: hub, lobby and card made.
+#include "plugins/tensorflow/transport/identity.h"
+
+#include <utility>
+
+namespace arcflow::tf {
+
+std::string HostIn(const std::string& address) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  return host;
+}
+
+Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
+                                                 const std::string& address) {
+  auto identity = std::make_shared<Identity>();
+  ARC_ASSIGN(identity->hub, collective::Hub::Listen(settings.secret));
+  Card& card = identity->card;
+  card.version = kCardVersion;
+  card.run_id = settings.run_id;
+  card.mode = settings.mode;
+  card.host_identity = collective::HostIdentity();
+  card.hub = identity->hub->address();
+  if (settings.mode == "shm") return identity;
+  transport::ContextOptions options;
+  options.secret = settings.secret;
+  options.backends = {"tcp"};
+  options.host = settings.host.empty() ? HostIn(address) : settings.host;
+  auto lobby = collective::Lobby::Open(options);
+  if (lobby.ok()) {
+    identity->lobby = *std::move(lobby);
+    card.lobby = identity->lobby->address();
+  } else if (settings.mode == "tcp") {
+    return lobby.status().WithContext("transport='tcp'");
+  } else {
+    card.no_lobby = lobby.status().message();
+  }
+  return identity;
+}
+
+}  // namespace arcflow::tf
