@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from network import Network as Network
+from network import ip as ip
+
 _CGROUP = Path("/sys/fs/cgroup")
 # Faults that take a while to put in (by gdb, or until memory is full): they count from then on.
 SLOW = ("exception", "out of memory")
@@ -128,49 +131,3 @@ class Container:
                 self.path.rmdir()
                 return
             time.sleep(0.1)
-
-
-class Network:
-    """Hosts as network namespaces on one bridge; their cables can be pulled. Needs root."""
-
-    def __init__(self, hosts: int) -> None:
-        self.tag = f"arc{os.getpid() % 10000}"
-        self._net = f"10.{100 + os.getpid() % 100}.0"
-        self.address = f"{self._net}.1"
-        self._bridge = f"{self.tag}b"
-        self._hosts = list(range(hosts))
-
-    def name(self, host: int) -> str:
-        return f"{self.tag}h{host}"
-
-    def address_of(self, host: int) -> str:
-        return f"{self._net}.{host + 2}"
-
-    def __enter__(self) -> Network:
-        ip("link", "add", self._bridge, "type", "bridge")
-        ip("addr", "add", f"{self.address}/24", "dev", self._bridge)
-        ip("link", "set", self._bridge, "up")
-        for host in self._hosts:
-            name, inner, outer = self.name(host), f"{self.tag}i{host}", f"{self.tag}o{host}"
-            ip("netns", "add", name)
-            ip("link", "add", outer, "type", "veth", "peer", "name", inner)
-            ip("link", "set", inner, "netns", name)
-            ip("link", "set", outer, "master", self._bridge)
-            ip("link", "set", outer, "up")
-            ip("-n", name, "addr", "add", f"{self.address_of(host)}/24", "dev", inner)
-            ip("-n", name, "link", "set", inner, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for host in self._hosts:
-            ip("netns", "del", self.name(host), check=False)
-        ip("link", "del", self._bridge, check=False)
-
-    def cut(self, host: int, *, down: bool = True) -> None:
-        """Pull the cable of a host, or put it back."""
-        ip("link", "set", f"{self.tag}o{host}", "down" if down else "up")
-
-
-def ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], check=check, capture_output=not check)

@@ -2,7 +2,8 @@
 """One rank of a bench: a TensorFlow process that measures all-reduces when it is told to.
 
 Reads one JSON command a line from stdin, answers with one JSON line each:
-``{"bytes": n, "steps": k}`` (one tensor of float32) or ``{"set": "vgg19", "steps": k}``.
+``{"bytes": n, "steps": k}`` (one tensor of float32), ``{"set": "vgg19", "steps": k}``, or
+``{"report": true}``. Arguments: the system, and for arcflow the transport.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def set_whole_buffers() -> None:
     context.Context.enable_collective_ops = enable
 
 
-def make_strategy(system: str) -> Any:
+def make_strategy(system: str, transport: str) -> Any:
     """Make the strategy over ``TF_CONFIG``: stock, stock-whole or arcflow."""
     import tensorflow as tf
 
@@ -57,7 +58,7 @@ def make_strategy(system: str) -> Any:
         from arcflow.tf import ClusterStrategy
 
         cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
-        _transport.use("shm", SECRET, "bench", cluster)
+        _transport.use(transport, SECRET, "bench", cluster)
         return ClusterStrategy(communication_options=options)
     if system == "stock-whole":
         set_whole_buffers()
@@ -67,11 +68,11 @@ def make_strategy(system: str) -> Any:
 class Bench:
     """Steps of one strategy; functions and tensors are made once for each command."""
 
-    def __init__(self, system: str) -> None:
+    def __init__(self, system: str, transport: str) -> None:
         import tensorflow as tf
 
         self.tf = tf
-        self.strategy = make_strategy(system)
+        self.strategy = make_strategy(system, transport)
         self._steps: dict[Any, Any] = {}
 
     def _make_step(self, what: Any) -> Any:
@@ -117,10 +118,15 @@ def _cpu_seconds() -> float:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)  # TensorFlow prints to stdout too
     os.dup2(2, 1)
-    bench = Bench(sys.argv[1])
+    bench = Bench(*sys.argv[1:3])
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         command = json.loads(line)
+        if command.get("report"):
+            from arcflow import _transport
+
+            print(json.dumps(_transport.report()), file=answers)
+            continue
         what = command.get("set") or command["bytes"]
         print(json.dumps(bench.measure(what, command["steps"])), file=answers)
     os._exit(0)  # TensorFlow's own shutdown waits for peers

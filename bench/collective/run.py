@@ -2,17 +2,14 @@
 """Compare all-reduces inside a tf.function: ours, TensorFlow's gRPC, and Open MPI in plain C.
 
 Every system is a set of processes that stays up; they measure in turn, so that a change of load
-meets them all alike. `--small` shows that all of it runs.
+meets them all alike. `--small` shows that all of it runs. The rows of two hosts need root.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,12 +19,12 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path[:0] = [str(HERE), str(ROOT / "bench")]
 
 from harness import environment, interleaved, make_row, note, print_table, write_json  # noqa: E402
+from hosts import compare_hosts  # noqa: E402
+from processes import KIB, MIB, SYSTEMS, Cluster, shown, steps_for  # noqa: E402
 
-SYSTEMS = ("arcflow", "stock", "stock-whole")
-KIB, MIB = 1 << 10, 1 << 20
 SIZES = (4 * KIB, 64 * KIB, MIB, 4 * MIB, 64 * MIB, 256 * MIB)
 # (ranks, bytes) → limit of the ratio to the better stock gRPC, and to Open MPI's shared memory.
 STOCK_GOALS = {
@@ -38,58 +35,6 @@ STOCK_GOALS = {
 }
 MPI_GOALS = {(2, 4 * MIB): 1.1, (2, 64 * MIB): 0.35, (2, 256 * MIB): 0.35}
 VGG_GOAL = 1 / 12
-
-
-class Cluster:
-    """The processes of one system; ended, by process id, when left."""
-
-    def __init__(self, system: str, ranks: int) -> None:
-        self.system = system
-        addresses = _free_addresses(ranks)
-        self._children = []
-        for rank in range(ranks):
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-            env = {
-                **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
-                "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow",
-            }  # fmt: skip
-            command = [sys.executable, str(HERE / "ranks.py"), system]
-            self._children.append(subprocess.Popen(
-                command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            ))  # fmt: skip
-
-    def answers(self) -> list[dict[str, Any]]:
-        found = []
-        for child in self._children:
-            line = child.stdout.readline()
-            if not line:
-                sys.exit(f"a rank of {self.system} ended: run bench/collective/ranks.py by hand")
-            found.append(json.loads(line))
-        return found
-
-    def measure(self, what: int | str, steps: int) -> dict[str, float]:
-        """Rank 0's step; all ranks take part."""
-        key = "set" if isinstance(what, str) else "bytes"
-        for child in self._children:
-            child.stdin.write(json.dumps({key: what, "steps": steps}) + "\n")
-            child.stdin.flush()
-        return self.answers()[0]
-
-    def close(self) -> None:
-        for child in self._children:
-            child.kill()
-            child.wait()
-
-
-def _free_addresses(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found.append(f"127.0.0.1:{probe.getsockname()[1]}")
-        return found
 
 
 @contextlib.contextmanager
@@ -123,10 +68,6 @@ def run_mpi(program: Path, transport: str, ranks: int, size: int, steps: int) ->
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return float(done.stdout.split()[-1])
-
-
-def steps_for(what: int | str) -> int:
-    return 10 if isinstance(what, str) or what >= 16 * MIB else 50 if what >= MIB else 200
 
 
 def compare(
@@ -182,14 +123,11 @@ def make_rows(ranks: int, what: int | str, found: dict[str, list[Any]]) -> list[
     return rows
 
 
-def shown(size: int) -> str:
-    return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--small", action="store_true", help="two sizes, one repeat: a smoke run")
+    parser.add_argument("--only-hosts", action="store_true", help="only the rows of two hosts")
     parser.add_argument("--output", type=Path, default=Path("build/bench/collective.json"))
     args = parser.parse_args()
     env = environment(["tensorflow-cpu", "numpy"])
@@ -198,10 +136,14 @@ def main() -> None:
         program = mpi_program(folder)
         if args.small:
             rows += compare(2, [4 * KIB, MIB], 1, program)
+            rows += compare_hosts([MIB], 1, program)
+        elif args.only_hosts:
+            rows += compare_hosts([64 * MIB, 256 * MIB], args.repeats, program)
         else:
             rows += compare(2, [*SIZES, "vgg19"], args.repeats, program)
             rows += compare(4, [4 * KIB, 64 * MIB], args.repeats, program)
             rows += compare(8, [64 * MIB], args.repeats, program)
+            rows += compare_hosts([64 * MIB, 256 * MIB], args.repeats, program)
     print_table(env, rows)
     write_json(args.output, env, rows)
 

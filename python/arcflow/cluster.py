@@ -123,8 +123,9 @@ class Cluster:
     restart_backoff
         Seconds before the first restart; twice as long before each further one.
     transport
-        How tensors travel between nodes: ``"auto"`` (shared memory within a host, TensorFlow's gRPC
-        between hosts), ``"shm"`` (shared memory, or an error), ``"grpc"`` (TensorFlow's alone).
+        How tensors travel between nodes: ``"auto"`` (collectives by shared memory within a host and
+        TCP between hosts), ``"shm"`` (shared memory, or an error), ``"tcp"`` (TCP, also within a
+        host), ``"grpc"`` (TensorFlow's alone).
     tensorboard
         TensorBoard for the length of each run: True, a folder (local or ``hdfs://``) for its logs,
         or a dict of ``dir``, ``host`` (loopback by default), ``port`` and ``where`` (``"driver"``,

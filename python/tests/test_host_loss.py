@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import cloudpickle
 import pytest
 import restart_programs
 import spark_testing
+from namespaces import Namespaces, namespaces_work
 from restart_programs import count
 
 from arcflow import Cluster
@@ -25,40 +25,13 @@ cloudpickle.register_pickle_by_value(restart_programs)
 HOSTS = 3
 
 
-def ip(*words: str) -> bool:
-    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
-
-
-def namespaces_work() -> bool:
-    name = f"arc{os.getpid()}t"
-    return bool(shutil.which("ip")) and ip("netns", "add", name) and ip("netns", "del", name)
-
-
-class Hosts:
-    """Network namespaces on a bridge, each with a Spark Worker of one core in it."""
+class Hosts(Namespaces):
+    """Hosts with a Spark Worker of one core in each."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(HOSTS)
         self._folder = folder
-        self._tag = f"arc{os.getpid() % 100000}"
-        self.net = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
         self._workers: list[subprocess.Popen[bytes]] = []
-        self.driver = f"{self.net}.1"
-
-    def __enter__(self) -> Hosts:
-        bridge = f"{self._tag}b"
-        assert ip("link", "add", bridge, "type", "bridge")
-        assert ip("addr", "add", f"{self.driver}/24", "dev", bridge)
-        assert ip("link", "set", bridge, "up")
-        for number in range(HOSTS):
-            space, outer = f"{self._tag}n{number}", f"{self._tag}v{number}"
-            assert ip("netns", "add", space)
-            assert ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", space)
-            assert ip("link", "set", outer, "master", bridge, "up")
-            inside = ("netns", "exec", space, "ip")
-            assert ip(*inside, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
-            assert ip(*inside, "link", "set", "eth0", "up")
-            assert ip(*inside, "link", "set", "lo", "up")
-        return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
@@ -71,16 +44,7 @@ class Hosts:
                 worker.wait(15)
         with contextlib.suppress(TimeoutError):
             spark_testing.wait_for(lambda: not spark_testing.agents_and_nodes(), 20, "the end")
-        for number in range(HOSTS):
-            ip("netns", "del", f"{self._tag}n{number}")
-        ip("link", "del", f"{self._tag}b")
-
-    def address(self, number: int) -> str:
-        return f"{self.net}.{11 + number}"
-
-    def cut(self, address: str) -> None:
-        number = int(address.rsplit(".", 1)[1]) - 11
-        assert ip("link", "set", f"{self._tag}v{number}", "down")
+        super().__exit__()
 
     def start_worker(self, number: int, master: str) -> None:
         import pyspark
@@ -96,7 +60,7 @@ class Hosts:
             "SPARK_DAEMON_MEMORY": "192m",
         }
         command = [
-            "ip", "netns", "exec", f"{self._tag}n{number}", str(home / "bin" / "spark-class"),
+            *self.prefix(number), str(home / "bin" / "spark-class"),
             "org.apache.spark.deploy.worker.Worker", master, "-h", self.address(number),
             "-c", "1", "-m", "700m", "--webui-port", "0",
         ]  # fmt: skip

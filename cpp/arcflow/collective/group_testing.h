@@ -2,10 +2,12 @@
 // Ranks as threads of one test, on one board; values that tell rank and place.
 #pragma once
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -72,5 +74,30 @@ inline std::vector<float> SumOf(int ranks, std::size_t count, int salt = 0) {
   }
   return sum;
 }
+
+/// Submits without waiting and collects the answers.
+class Answers {
+ public:
+  explicit Answers(std::size_t count) : left_(count), statuses_(count) {}
+  std::function<void(const Status&)> For(std::size_t i) {
+    return [this, i](const Status& status) {
+      const std::lock_guard lock(mutex_);
+      statuses_[i] = status;
+      --left_;
+      changed_.notify_all();
+    };
+  }
+  std::vector<Status> Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return left_ == 0; });
+    return statuses_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t left_;
+  std::vector<Status> statuses_;
+};
 
 }  // namespace arcflow::collective::testing

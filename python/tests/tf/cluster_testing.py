@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,21 @@ def run_ranks(
     timeout_s: float = 240,
     env: dict | None = None,
     dead: tuple[int, ...] = (),
+    hosts: Sequence[tuple[list[str], str]] | None = None,
     **kwargs: Any,
 ) -> list[Any]:
     """Values that ``name(**kwargs)`` of the file `program` returned, by rank.
 
-    Raises RankFailedError with the first rank's error, TimeoutError when a rank hangs. All
+    `hosts`: for each rank what its command begins with, and its address; by default all are on
+    loopback. Raises RankFailedError with the first rank's error, TimeoutError when a rank hangs. All
     processes are gone afterwards. Ranks in `dead` are to end without a value; theirs is None.
     """
     cluster: dict[str, list[str]] = {}
     ports = _free_ports(size)
+    places = hosts or [([], "127.0.0.1")] * size
     for rank, port in enumerate(ports):
-        cluster.setdefault("chief" if rank == 0 else "worker", []).append(f"127.0.0.1:{port}")
+        where = f"{places[rank][1]}:{port}"
+        cluster.setdefault("chief" if rank == 0 else "worker", []).append(where)
     with (
         tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder,
         contextlib.ExitStack() as stack,
@@ -90,7 +95,7 @@ def run_ranks(
                     child_env["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
                 log = stack.enter_context(open(os.path.join(folder, f"log{rank}"), "wb"))
                 children.append(subprocess.Popen(
-                    [sys.executable, "-c", CHILD, str(program), name, args_file,
+                    [*places[rank][0], sys.executable, "-c", CHILD, str(program), name, args_file,
                      os.path.join(folder, f"result{rank}")],
                     env=child_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 ))  # fmt: skip

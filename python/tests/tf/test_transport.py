@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 import transport_programs  # noqa: E402
 from cluster_testing import run_ranks  # noqa: E402
+from namespaces import Namespaces, namespaces_work  # noqa: E402
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(600)]
 PROGRAMS = HERE / "transport_programs.py"
@@ -28,9 +30,18 @@ def stock() -> list[dict[str, Any]]:
     return ranks("everything", 2, mode="grpc")
 
 
-@pytest.fixture(scope="module")
-def ours() -> list[dict[str, Any]]:
-    return ranks("everything", 2, mode="auto")
+@pytest.fixture(scope="module", params=["shm", "tcp"])
+def ours(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Two ranks on one host, and on two (which are made on this one where that can be had)."""
+    with contextlib.ExitStack() as stack:
+        mode, hosts = "auto", None
+        if request.param == "tcp" and namespaces_work():
+            spaces = stack.enter_context(Namespaces(2))
+            hosts = [(spaces.prefix(i), spaces.address(i)) for i in range(2)]
+        elif request.param == "tcp":
+            mode = "tcp"
+        found = ranks("everything", 2, mode=mode, hosts=hosts)
+    return [{**one, "backend": request.param} for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +72,7 @@ def test_bytes_are_told_for_each_pair(ours: Pair, stock: Pair) -> None:
         assert report["protocol"] == "grpc+arc"
         assert report["fallbacks"] == {}
         pair = report["pairs"][1 - rank]
-        assert pair["backend"] == "shm"
+        assert pair["backend"] == ours[rank]["backend"]
         assert pair["sent"] == ours[1 - rank]["report"]["pairs"][rank]["received"] > 0
     assert stock[0]["all_reduces"]["report"] == {"mode": "grpc", "protocol": "grpc", "pairs": {}}
 
@@ -91,7 +102,8 @@ def test_steps_under_the_strategy_use_the_same_memory(
         assert steps["wrong"] == 0
         half, end = steps["reports"]
         assert end["collectives"]["operations"] > half["collectives"]["operations"]
-        assert end["collectives"]["mappings"] == half["collectives"]["mappings"]
+        for kept in ("mappings", "registrations"):
+            assert end["collectives"][kept] == half["collectives"][kept]
         assert end["outputs"]["new"] == half["outputs"]["new"]
         assert end["outputs"]["recycled"] > half["outputs"]["recycled"]
         assert end["fallbacks"] == {}
@@ -128,9 +140,11 @@ def test_all_reduce_of_four_goes_in_order_of_rank(four: Pair) -> None:
         )
 
 
-@pytest.mark.parametrize(("victim", "count"), [(0, 100), (1, 4 << 20)])
-def test_a_killed_peer_is_unavailable(victim: int, count: int) -> None:
-    found = ranks("killed", 2, victim=victim, count=count, dead=(victim,))
+@pytest.mark.parametrize(
+    ("victim", "count", "mode"), [(0, 100, "auto"), (1, 4 << 20, "auto"), (1, 4 << 20, "tcp")]
+)
+def test_a_killed_peer_is_unavailable(victim: int, count: int, mode: str) -> None:
+    found = ranks("killed", 2, victim=victim, count=count, mode=mode, dead=(victim,))
     (first_name, first), (second_name, _) = found[1 - victim]["seen"]
     assert first_name == "UnavailableError", first
     assert f"rank {victim}" in first

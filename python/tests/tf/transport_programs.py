@@ -171,13 +171,13 @@ def disagree() -> tuple[str, str]:
     return "", ""
 
 
-def killed(victim: int, count: int) -> dict[str, Any]:
+def killed(victim: int, count: int, mode: str) -> dict[str, Any]:
     """One rank dies in the middle of steps; how the others learn of it."""
     import threading
 
     import tensorflow as tf
 
-    strategy, rank, _ = start()
+    strategy, rank, _ = start(mode)
     x = tf.ones([count])
 
     @tf.function
@@ -189,7 +189,7 @@ def killed(victim: int, count: int) -> dict[str, Any]:
 
     step(x)
     if rank == victim:
-        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start(mode)
     seen = []
     for _ in range(2):
         try:
