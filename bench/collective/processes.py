@@ -68,7 +68,7 @@ class Cluster:
         return self.answers()[0]
 
     def report(self) -> dict[str, Any]:
-        """What rank 0 says of its transport."""
+        """Return what rank 0 says of its transport."""
         for child in self._children:
             child.stdin.write(json.dumps({"report": True}) + "\n")
             child.stdin.flush()

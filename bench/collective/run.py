@@ -21,9 +21,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "bench")]
 
-from harness import environment, interleaved, make_row, note, print_table, write_json  # noqa: E402
-from hosts import compare_hosts  # noqa: E402
 from processes import KIB, MIB, SYSTEMS, Cluster, shown, steps_for  # noqa: E402
+from two_hosts import compare_hosts  # noqa: E402
+
+from harness import environment, interleaved, make_row, note, print_table, write_json  # noqa: E402
 
 SIZES = (4 * KIB, 64 * KIB, MIB, 4 * MIB, 64 * MIB, 256 * MIB)
 # (ranks, bytes) → limit of the ratio to the better stock gRPC, and to Open MPI's shared memory.

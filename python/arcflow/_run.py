@@ -233,7 +233,11 @@ class Run:
                 "tensorboard": options.tensorboard and vars(options.tensorboard),
                 "metrics_dir": options.metrics_dir,
                 # Nodes prove this one to each other; they never get that of the control plane.
-                "transport": {"mode": options.transport, "secret": secrets.token_hex(32)},
+                "transport": {
+                    "mode": options.transport,
+                    "secret": secrets.token_hex(32),
+                    "ports": list(options.ports),
+                },
             },
             payload=self._payload,
             log_dir=options.log_dir,

@@ -50,7 +50,7 @@ def remember(config: Mapping[str, Any]) -> None:
     if not found or int(config["size"]) < 2:
         _settings = None
         return
-    _settings = {**found, "run_id": str(job.get("run_id", "")), "cluster": config.get("cluster")}
+    _settings = {"ports": [0, 0], **found, "run_id": str(job.get("run_id", "")), "cluster": config.get("cluster")}
 
 
 def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
@@ -69,6 +69,7 @@ def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
     _settings = {
         "mode": check_mode(mode),
         "secret": secret,
+        "ports": [0, 0],
         "run_id": run_id,
         "cluster": cluster,
     }

@@ -38,11 +38,13 @@ def test_the_protocol_follows_the_setting():
 
 
 def test_a_node_remembers_its_configuration_and_one_alone_has_no_peers():
-    job = {"run_id": "r", "transport": {"mode": "shm", "secret": "00" * 32}}
+    transport = {"mode": "shm", "secret": "00" * 32, "ports": [40000, 40100]}
+    job = {"run_id": "r", "transport": transport}
     _transport.remember({"size": 2, "job": job, "cluster": {"chief": ["a:1"]}})
     assert _transport.settings() == {
         "mode": "shm",
         "secret": "00" * 32,
+        "ports": [40000, 40100],
         "run_id": "r",
         "cluster": {"chief": ["a:1"]},
     }

@@ -35,6 +35,11 @@ Status CheckOptions(const ContextOptions& options) {
   if (options.io_threads < 0 || options.io_threads > kMaxIoThreads) {
     return InvalidArgument("io_threads must lie between 0 and " + std::to_string(kMaxIoThreads));
   }
+  if (options.first_port < 0 || options.last_port < options.first_port ||
+      options.last_port > 65535) {
+    return InvalidArgument("ports from " + std::to_string(options.first_port) + " to " +
+                           std::to_string(options.last_port) + " are no range");
+  }
   if (options.silence_limit < std::chrono::milliseconds(100)) {
     return InvalidArgument("silence_limit must be at least 100 ms");
   }

@@ -29,6 +29,9 @@ struct ContextOptions {
   /// Address that tcp and the bootstrap of ucx listen on and hand to peers. Numeric, or a name that
   /// resolves. Never all interfaces.
   std::string host = "127.0.0.1";
+  /// Ports that these may listen on, inclusive; 0: any free one. Two backends take two.
+  int first_port = 0;
+  int last_port = 0;
   int tcp_connections = 4;  // to each peer
   bool shm_direct = true;   // false: never process_vm_readv, always the shared segment
   int io_threads = 0;       // 0: by the number of processors

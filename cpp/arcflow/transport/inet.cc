@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <memory>
+#include <utility>
 
 namespace arcflow::transport {
 namespace {
@@ -65,16 +66,32 @@ Status WaitConnected(int socket, Deadline deadline) {
   return Status::Ok();
 }
 
-}  // namespace
-
-Result<Fd> ListenTcp(const std::string& host, std::string* where) {
-  ARC_ASSIGN(const Resolved at, Resolve(host, "0", AI_PASSIVE));
+Result<Fd> ListenOn(const std::string& host, int port) {
+  ARC_ASSIGN(const Resolved at, Resolve(host, std::to_string(port), AI_PASSIVE | AI_NUMERICSERV));
   Fd socket(::socket(at.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return Status::FromErrno(errno, "socket");
+  const int one = port > 0 ? 1 : 0;  // connections of a predecessor may linger on a port given
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&at.address), at.length) != 0 ||
       ::listen(socket.get(), 256) != 0) {
     return Unavailable("cannot listen on " + host + ": " +
                        Status::FromErrno(errno, "bind").ToString());
+  }
+  return socket;
+}
+
+}  // namespace
+
+Result<Fd> ListenTcp(const std::string& host, int first, int last, std::string* where) {
+  Fd socket;
+  for (int port = first; !socket.valid(); ++port) {
+    auto bound = ListenOn(host, port);
+    if (!bound.ok() && (bound.status().code() != Code::kUnavailable || port >= last)) {
+      if (last <= first) return bound.status();
+      return bound.status().WithContext("no port from " + std::to_string(first) + " to " +
+                                        std::to_string(last));
+    }
+    if (bound.ok()) socket = *std::move(bound);
   }
   sockaddr_storage bound{};
   socklen_t length = sizeof(bound);

@@ -11,9 +11,10 @@
 
 namespace arcflow::transport {
 
-/// A listening socket on any free port of `host`; `*where` is "address:port", numeric. May block
-/// while a name is resolved. InvalidArgument when it does not resolve.
-Result<Fd> ListenTcp(const std::string& host, std::string* where);
+/// A listening socket on the first free port from `first` to `last` of `host`, on any free one when
+/// they are 0; `*where` is "address:port", numeric. May block while a name is resolved.
+/// InvalidArgument when it does not resolve; Unavailable when no port is free.
+Result<Fd> ListenTcp(const std::string& host, int first, int last, std::string* where);
 /// Connects to what ListenTcp() named. Blocks. InvalidArgument for anything but a numeric address
 /// and a port; Unavailable when nobody listens.
 Result<Fd> DialTcp(std::string_view where, Deadline deadline);

@@ -173,6 +173,22 @@ TEST(RegistryTest, TheEnvironmentForcesAChoice) {
   EXPECT_THAT(none.status().ToString(), HasSubstr("this side has tcp, the peer shm"));
 }
 
+TEST(InetTest, APortOfTheRangeIsTakenThatIsFree) {
+  std::string where;
+  const auto taken = ListenTcp("127.0.0.1", 0, 0, &where);
+  ASSERT_TRUE(taken.ok());
+  const int port = std::stoi(where.substr(where.rfind(':') + 1));
+  const auto same = ListenTcp("127.0.0.1", port, port, &where);
+  EXPECT_EQ(same.status().code(), Code::kUnavailable);
+  const int last = std::min(port + 50, 65535);
+  const auto next = ListenTcp("127.0.0.1", std::min(port, last - 50), last, &where);
+  ASSERT_TRUE(next.ok()) << next.status().ToString();
+  const int found = std::stoi(where.substr(where.rfind(':') + 1));
+  EXPECT_NE(found, port);
+  EXPECT_GE(found, std::min(port, last - 50));
+  EXPECT_LE(found, last);
+}
+
 TEST(ContextTest, ChecksItsOptions) {
   ContextOptions options = TestOptions();
   options.secret = "short";
@@ -189,6 +205,15 @@ TEST(ContextTest, ChecksItsOptions) {
   EXPECT_EQ(context->Connect("nonsense", Deadline::AfterSeconds(1)).status().code(),
             Code::kInvalidArgument);
   EXPECT_EQ(context->Register({}, Access::kRead).status().code(), Code::kInvalidArgument);
+}
+
+TEST(ContextTest, RefusesPortsThatAreNoRange) {
+  ContextOptions options = TestOptions();
+  options.first_port = 4000;
+  options.last_port = 3999;
+  EXPECT_EQ(Context::Create(options).status().code(), Code::kInvalidArgument);
+  options.last_port = 70000;
+  EXPECT_EQ(Context::Create(options).status().code(), Code::kInvalidArgument);
 }
 
 TEST(ContextTest, RdmaSaysWhatIsMissing) {

@@ -75,7 +75,7 @@ def prepare() -> str:
     settings = _transport.settings()
     if settings is None or settings["mode"] == "grpc":
         return "grpc"
-    wanted = {name: settings[name] for name in ("mode", "secret", "run_id")}
+    wanted = {name: settings[name] for name in ("mode", "secret", "run_id", "ports")}
     try:
         _library()
     except errors.UnimplementedError as missing:

@@ -150,7 +150,8 @@ Result<std::unique_ptr<Backend>> Make(std::shared_ptr<Core> core) {
                            std::to_string(kMaxConnections));
   }
   std::string where;
-  ARC_ASSIGN(Fd listener, ListenTcp(core->options.host, &where));
+  const ContextOptions& options = core->options;
+  ARC_ASSIGN(Fd listener, ListenTcp(options.host, options.first_port, options.last_port, &where));
   auto backend = std::make_unique<TcpBackend>(core, where);
   ARC_TRY(backend->Start(std::move(listener)));
   return std::unique_ptr<Backend>(std::move(backend));

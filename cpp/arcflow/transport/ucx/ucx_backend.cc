@@ -149,7 +149,8 @@ Result<std::unique_ptr<Backend>> MakeWith(std::shared_ptr<Core> core, BackendKin
                                           const std::string& transports) {
   ARC_ASSIGN(auto engine, Engine::Start(transports, core->options.quiesce_timeout));
   std::string where;
-  ARC_ASSIGN(Fd listener, ListenTcp(core->options.host, &where));
+  const ContextOptions& options = core->options;
+  ARC_ASSIGN(Fd listener, ListenTcp(options.host, options.first_port, options.last_port, &where));
   auto backend = std::make_unique<UcxBackend>(core, kind, std::move(engine), where);
   ARC_TRY(backend->Start(std::move(listener)));
   return std::unique_ptr<Backend>(std::move(backend));

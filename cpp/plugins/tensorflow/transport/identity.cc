@@ -28,7 +28,9 @@ Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
   transport::ContextOptions options;
   options.secret = settings.secret;
   options.backends = {"tcp"};
-  options.host = settings.host.empty() ? HostIn(address) : settings.host;
+  options.host = HostIn(address);
+  options.first_port = settings.first_port;
+  options.last_port = settings.last_port;
   auto lobby = collective::Lobby::Open(options);
   if (lobby.ok()) {
     identity->lobby = *std::move(lobby);

@@ -60,7 +60,9 @@ Result<Settings> ParseSettings(const std::string& text) {
   try {
     settings.mode = json.value("mode", settings.mode);
     settings.run_id = json.value("run_id", "");
-    settings.host = json.value("host", "");
+    const auto ports = json.value("ports", std::array<int, 2>{0, 0});
+    settings.first_port = ports[0];
+    settings.last_port = ports[1];
     const auto secret = FromHex(json.value("secret", ""));
     if (!secret || secret->size() < net::Handshake::kMinSecretBytes) {
       return InvalidArgument("secret must be hexadecimal, at least 32 digits");

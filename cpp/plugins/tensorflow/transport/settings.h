@@ -22,7 +22,7 @@ void Configure(Settings settings);
 /// FailedPrecondition when Configure has not been called.
 Result<Settings> CurrentSettings();
 
-/// From JSON: {mode, secret (hex), run_id, host}. InvalidArgument says which field is wrong.
+/// From JSON: {mode, secret (hex), run_id, ports: [first, last]}. InvalidArgument says which field is wrong.
 Result<Settings> ParseSettings(const std::string& json);
 
 }  // namespace arcflow::tf

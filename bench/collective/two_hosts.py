@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from processes import MIB, SYSTEMS, Cluster, Places, shown, steps_for
+
 from harness import interleaved, make_row, note
 from network import Network
-from processes import MIB, SYSTEMS, Cluster, Places, shown, steps_for
 
 LINK_MBIT = 1000
 MPI_GOAL, LINK_GOAL, BYTES_GOAL = 0.85, 0.85, 1.05
@@ -120,7 +121,7 @@ def count_bytes(network: Network, size: int, repeats: int) -> list[Any]:
 
 
 def fill_link(network: Network, size: int, repeats: int) -> list[Any]:
-    """The rate of a step's bytes over a link of 1 Gbit/s, beside iperf3's."""
+    """Measure the rate of a step's bytes over a link of 1 Gbit/s, beside iperf3's."""
     if not shutil.which("tc"):
         note("no rows of a slow link: they need tc")
         return []
