@@ -14,7 +14,8 @@ struct Settings {
   std::string mode = "auto";  // auto, shm, tcp, rdma, grpc
   std::string secret;         // the run's, raw bytes
   std::string run_id;
-  std::string host;  // address that peers reach this process at
+  int first_port = 0;  // that we may listen on for other hosts; 0: any
+  int last_port = 0;
 };
 
 /// Settings of this process. Threads: any.
@@ -22,7 +23,8 @@ void Configure(Settings settings);
 /// FailedPrecondition when Configure has not been called.
 Result<Settings> CurrentSettings();
 
-/// From JSON: {mode, secret (hex), run_id, ports: [first, last]}. InvalidArgument says which field is wrong.
+/// From JSON: {mode, secret (hex), run_id, ports: [first, last]}. InvalidArgument says which field
+/// is wrong.
 Result<Settings> ParseSettings(const std::string& json);
 
 }  // namespace arcflow::tf
