@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "arcflow/collective/reduce.h"
 
@@ -362,7 +364,14 @@ Status WideBlocks::Local(Kind kind, const std::byte* in, std::byte* out, std::si
   operation.out = out;
   operation.pieces = pieces;
   operation.deadline = operation_.deadline;
-  return group_.local_->Run(std::move(operation));
+  const Status done = group_.local_->Run(std::move(operation));
+  if (done.code() != Code::kDeadlineExceeded) return done;
+  std::string others;  // ranks have other numbers within a host
+  for (const int rank : layout_.members(layout_.host())) {
+    if (rank == layout_.rank()) continue;
+    others += (others.empty() ? "" : " or ") + std::to_string(rank);
+  }
+  return DeadlineExceeded("rank " + others + " did not go on until the time limit of a collective");
 }
 
 void WideBlocks::CopyToCaller(std::byte* to, const std::byte* from, std::size_t n) const {

@@ -318,7 +318,7 @@ Status WideGroup::Execute(const Operation& operation) {
 /// Ranks of this host fail each other at once and know each other by other numbers, so rank 0 is
 /// waited for, who names the right one.
 Status WideGroup::Verdict(const Status& seen) {
-  if (seen.code() == Code::kDeadlineExceeded) return seen;
+  if (seen.code() != Code::kUnavailable && seen.code() != Code::kCancelled) return seen;
   const Status told = AwaitFailure(kVerdict);
   return told.ok() ? seen.WithContext("a rank beside rank " + std::to_string(rank())) : told;
 }

@@ -2,9 +2,16 @@
 // Identity: hub, lobby and card made.
 #include "plugins/tensorflow/transport/identity.h"
 
+#include <chrono>
 #include <utility>
 
 namespace arcflow::tf {
+namespace {
+
+// Groups are made while TensorFlow starts, when every core is busy.
+constexpr std::chrono::seconds kHandshakeTimeout{20};
+
+}  // namespace
 
 std::string HostIn(const std::string& address) {
   std::string host = address.substr(0, address.rfind(':'));
@@ -31,6 +38,7 @@ Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
   options.host = HostIn(address);
   options.first_port = settings.first_port;
   options.last_port = settings.last_port;
+  options.handshake_timeout = kHandshakeTimeout;
   auto lobby = collective::Lobby::Open(options);
   if (lobby.ok()) {
     identity->lobby = *std::move(lobby);
