@@ -1,61 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// WideGroup: how ranks meet, agree on the order, and learn of an end. The data moves in
-// wide_blocks.cc.
+// WideGroup: how ranks meet, and who works. The order and the end are in wide_words.cc, the data
+// moves in wide_blocks.cc.
 #include "arcflow/collective/wide_group.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
-#include <cstring>
 #include <thread>
 #include <utility>
 
-#include "arcflow/base/log.h"
-#include "arcflow/collective/group.h"
 #include "arcflow/collective/wide_blocks.h"
+#include "arcflow/collective/wide_word.h"
 
 namespace arcflow::collective {
 namespace {
 
-constexpr transport::Channel kWordChannel = 1;
-constexpr std::size_t kMaxText = 4096;
 constexpr std::chrono::milliseconds kLook{100};
-// Rank 0 sees an end when all do; who hears nothing from it for so long believes its own eyes.
-constexpr std::chrono::milliseconds kBelieve{500};
 constexpr std::chrono::milliseconds kVerdict{1000};
 
-enum class Type : std::uint32_t {
-  kReady = 1,   // → 0: I have met all that I need
-  kOpen = 2,    // 0 →: all have
-  kArrive = 3,  // → 0: I have come to `key`, with `first`
-  kOrder = 4,   // 0 →: the next operation of all
-  kLate = 5,    // → 0: my time limit for `key` has passed
-  kLost = 6,    // → 0: `rank` has gone, as far as I see
-  kFail = 7,    // the group has failed: code, text
-};
-
 }  // namespace
-
-// Layout: docs/formats/collective.md. The text follows.
-struct WideGroup::Word {
-  Type type;
-  std::uint32_t rank = 0;
-  std::uint32_t code = 0;
-  std::uint32_t reserved = 0;
-  std::uint64_t key = 0;
-  Signature first;
-  Signature other;
-  std::uint32_t first_rank = 0;
-  std::uint32_t other_rank = kNobody;
-};
 
 // ---- made and met ----
 
 Result<std::shared_ptr<WideGroup>> WideGroup::Open(Layout layout,
                                                    const transport::ContextOptions& options,
                                                    void (*probe)(Moment)) {
-  static_assert(std::endian::native == std::endian::little);
-  static_assert(sizeof(Word) == 112 && std::is_trivially_copyable_v<Word>);
   if (layout.ranks() > kMaxRanks) {
     return InvalidArgument("a group has at most " + std::to_string(kMaxRanks) + " ranks");
   }
@@ -81,7 +49,7 @@ Status WideGroup::Start(const transport::ContextOptions& options) {
     return ResourceExhausted("no memory for a group's " + std::to_string(bytes) + " bytes");
   }
   ARC_ASSIGN(context_, transport::Context::Create(options));
-  context_->Handle(kWordChannel,
+  context_->Handle(kWideWordChannel,
                    [this](const auto& from, std::span<const std::byte> b) { OnWord(from, b); });
   context_->OnPeerDown([this](const auto& peer, const Status& s) { OnDown(peer, s); });
   return link_.Open(*context_);
@@ -148,7 +116,7 @@ Status WideGroup::AwaitConnection(int rank, const Deadline& deadline) {
 
 Status WideGroup::AwaitAll(const Deadline& deadline) {
   const std::uint64_t all = (~std::uint64_t{0} >> (64 - ranks())) & ~std::uint64_t{1};
-  if (rank() != 0) Say(0, Word{Type::kReady});
+  if (rank() != 0) Say(0, Word{WordType::kReady});
   {
     std::unique_lock lock(mutex_);
     const auto met = [&] { return rank() == 0 ? ready_ == all : open_; };
@@ -165,7 +133,7 @@ Status WideGroup::AwaitAll(const Deadline& deadline) {
     }
     if (!failure_.ok()) return failure_;
   }
-  if (rank() == 0) SayToAll(Word{Type::kOpen});
+  if (rank() == 0) SayToAll(Word{WordType::kOpen});
   return Status::Ok();
 }
 
@@ -192,7 +160,7 @@ void WideGroup::Submit(Operation operation) {
   if (rank() == 0) {
     Enter(0, key, what);
   } else {
-    Word word{Type::kArrive};
+    Word word{WordType::kArrive};
     word.key = key;
     word.first = what;
     Say(0, word);
@@ -292,7 +260,7 @@ Status WideGroup::NameTheMissing(std::uint64_t key) {
     const std::lock_guard lock(agreement_mutex_);
     missing = agreement_.Missing(key);
   } else {
-    Word word{Type::kLate};
+    Word word{WordType::kLate};
     word.key = key;
     Say(0, word);
     if (Status told = AwaitFailure(kVerdict); !told.ok()) return told;
@@ -333,174 +301,6 @@ Status WideGroup::AwaitFailure(std::chrono::milliseconds patience) {
     lock.lock();
   }
   return failure_;
-}
-
-// ---- the end ----
-
-void WideGroup::Fail(const Status& failure) {
-  std::shared_ptr<Engine> local;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!failure_.ok()) return;
-    failure_ = failure.ok() ? Internal("a group failed without a reason") : failure;
-    local = local_;
-    changed_.notify_all();
-  }
-  link_.Stop();
-  if (local != nullptr) local->Fail(failure);
-  Word word{Type::kFail};
-  word.code = static_cast<std::uint32_t>(failure.code());
-  const std::string_view text = failure.message().substr(0, kMaxText);
-  if (rank() == 0) {
-    SayToAll(word, text);
-  } else {
-    Say(0, word, text);
-  }
-}
-
-Status WideGroup::failure() const {
-  const std::lock_guard lock(mutex_);
-  return failure_;
-}
-
-void WideGroup::Lost(int rank, const std::string& why) {
-  Fail(Unavailable("rank " + std::to_string(rank) + " has died or left the group: " + why));
-}
-
-void WideGroup::Patrol() {
-  std::optional<Suspicion> grown;
-  {
-    const std::lock_guard lock(mutex_);
-    if (suspicion_ && Deadline::Clock::now() - suspicion_->since > kBelieve) grown = suspicion_;
-  }
-  if (grown) Lost(grown->rank, grown->why);
-}
-
-void WideGroup::OnDown(const std::shared_ptr<transport::Endpoint>& peer, const Status& status) {
-  if (status.code() == Code::kCancelled) return;  // closed by this side
-  int other = -1;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = rank_of_.find(peer->peer());
-    if (found == rank_of_.end() || !failure_.ok()) return;
-    other = found->second;
-    if (rank() != 0 && other != 0 && !suspicion_) {
-      suspicion_ = Suspicion{other, std::string(status.message()), Deadline::Clock::now()};
-    }
-  }
-  if (rank() == 0 || other == 0) return Lost(other, std::string(status.message()));
-  Word word{Type::kLost};
-  word.rank = static_cast<std::uint32_t>(other);
-  Say(0, word, status.message().substr(0, kMaxText));
-}
-
-// ---- words ----
-
-void WideGroup::Say(int rank, const Word& word, std::string_view text) {
-  std::shared_ptr<transport::Endpoint> to;
-  {
-    const std::lock_guard lock(mutex_);
-    to = endpoints_[static_cast<std::size_t>(rank)];
-  }
-  if (to == nullptr) return;  // the group was never made
-  std::vector<std::byte> bytes(sizeof word + text.size());
-  std::memcpy(bytes.data(), &word, sizeof word);
-  if (!text.empty()) std::memcpy(bytes.data() + sizeof word, text.data(), text.size());
-  const Status said = to->Send(kWordChannel, bytes);
-  // One that is gone is found by the context.
-  if (said.code() == Code::kResourceExhausted) Fail(said);
-}
-
-void WideGroup::SayToAll(const Word& word, std::string_view text) {
-  for (int r = 0; r < ranks(); ++r) {
-    if (r != rank()) Say(r, word, text);
-  }
-}
-
-void WideGroup::OnWord(const std::shared_ptr<transport::Endpoint>& from,
-                       std::span<const std::byte> bytes) {
-  Word word{};
-  if (bytes.size() < sizeof word || bytes.size() > sizeof word + kMaxText) {
-    return Fail(Internal("a rank on another host says what this version does not know"));
-  }
-  std::memcpy(&word, bytes.data(), sizeof word);
-  const std::string text(reinterpret_cast<const char*>(bytes.data()) + sizeof word,
-                         bytes.size() - sizeof word);
-  int other = -1;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = rank_of_.find(from->peer());
-    if (found == rank_of_.end()) return;  // a member of the run, but not of this group
-    other = found->second;
-  }
-  Hear(other, word, text);
-}
-
-void WideGroup::Hear(int from, const Word& word, const std::string& text) {
-  const bool to_leader = word.type == Type::kReady || word.type == Type::kArrive ||
-                         word.type == Type::kLate || word.type == Type::kLost;
-  if (to_leader ? rank() != 0 : from != 0 && rank() != 0) {
-    return Fail(Internal("rank " + std::to_string(from) + " says what only rank 0 may say"));
-  }
-  switch (word.type) {
-    case Type::kReady:
-    case Type::kOpen: {
-      const std::lock_guard lock(mutex_);
-      if (word.type == Type::kReady) ready_ |= std::uint64_t{1} << from;
-      open_ = open_ || word.type == Type::kOpen;
-      changed_.notify_all();
-      return;
-    }
-    case Type::kArrive:
-      return Enter(from, word.key, word.first);
-    case Type::kOrder: {
-      const std::lock_guard lock(mutex_);
-      order_.push_back({word.key, word.first, word.other, word.first_rank, word.other_rank});
-      changed_.notify_all();
-      return;
-    }
-    case Type::kLate: {
-      std::string missing;
-      {
-        const std::lock_guard lock(agreement_mutex_);
-        missing = agreement_.Missing(word.key);
-      }
-      if (missing.empty()) return;  // all have come meanwhile
-      return Fail(DeadlineExceeded("ranks " + missing +
-                                   " did not come to a collective within its time limit"));
-    }
-    case Type::kLost:
-      return Lost(static_cast<int>(word.rank), text);
-    case Type::kFail: {
-      const bool known = word.code > 0 && word.code <= 16;
-      return Fail(Status(known ? static_cast<Code>(word.code) : Code::kInternal, text));
-    }
-  }
-  Fail(Internal("rank " + std::to_string(from) + " says what this version does not know"));
-}
-
-/// At rank 0: `rank` has come to an operation; the last one puts it into the order of all.
-void WideGroup::Enter(int rank, std::uint64_t key, const Signature& what) {
-  Status refused;
-  {
-    const std::lock_guard lock(agreement_mutex_);
-    auto arrived = agreement_.Arrive(rank, key, what);
-    refused = arrived.status();
-    if (arrived.ok() && *arrived) {
-      const OrderEntry& next = **arrived;
-      Word word{Type::kOrder};
-      word.key = next.key;
-      word.first = next.first;
-      word.other = next.other;
-      word.first_rank = next.first_rank;
-      word.other_rank = next.other_rank;
-      SayToAll(word);
-      const std::lock_guard own(mutex_);
-      order_.push_back(next);
-      changed_.notify_all();
-    }
-  }
-  if (!refused.ok()) Fail(refused);
 }
 
 GroupCounters WideGroup::counters() const {

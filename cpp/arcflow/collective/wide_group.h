@@ -71,7 +71,7 @@ class WideGroup final : public Engine {
 
  private:
   friend class WideBlocks;
-  struct Word;  // what ranks say to each other; wide_group.cc
+  struct Word;  // what ranks say to each other; wide_word.h
   struct Tally {
     std::atomic<std::uint64_t> operations{0}, small{0}, in{0}, out{0}, busy_ns{0};
   };
