@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "arcflow/collective/group.h"
 #include "arcflow/collective/wide_blocks.h"
 #include "arcflow/collective/wide_word.h"
 
