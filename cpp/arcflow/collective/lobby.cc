@@ -13,6 +13,7 @@
 #include <string_view>
 #include <utility>
 
+#include "arcflow/base/hex.h"
 #include "arcflow/base/log.h"
 #include "arcflow/collective/layout.h"
 #include "arcflow/collective/wide_group.h"
@@ -29,29 +30,6 @@ constexpr transport::Channel kAnswerChannel = 2;  // rank 0 →
 constexpr std::size_t kMaxGroupName = 4096;
 constexpr std::size_t kMaxGroups = 256;  // that others have asked for and this process has not
 constexpr std::chrono::milliseconds kLook{50};
-
-std::string ToHex(std::string_view bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    text += {kDigits[byte >> 4], kDigits[byte & 15]};
-  }
-  return text;
-}
-
-Result<std::string> FromHex(std::string_view text) {
-  std::string bytes;
-  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
-    const auto digit = [&](std::size_t at) {
-      return std::string_view("0123456789abcdef").find(text[at]);
-    };
-    if (digit(i) > 15 || digit(i + 1) > 15) break;
-    bytes += static_cast<char>(digit(i) * 16 + digit(i + 1));
-  }
-  if (bytes.size() * 2 != text.size()) return InvalidArgument("not hexadecimal");
-  return bytes;
-}
 
 Json ToJson(const Contact& contact) {
   return Json::array({ToHex(contact.address), ToHex(contact.region.Serialize())});

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "arcflow/base/hex.h"
 #include "arcflow/net/handshake.h"
 #include "plugins/tensorflow/transport/stats.h"
 
@@ -20,22 +21,6 @@ namespace {
 
 std::mutex g_mutex;
 std::optional<Settings> g_settings;  // guarded by g_mutex
-
-std::optional<std::string> FromHex(std::string_view hex) {
-  const auto digit = [](char c) {
-    constexpr std::string_view kDigits = "0123456789abcdef";
-    return kDigits.find(c);
-  };
-  if (hex.size() % 2 != 0) return std::nullopt;
-  std::string bytes;
-  for (std::size_t i = 0; i < hex.size(); i += 2) {
-    const auto high = digit(hex[i]);
-    const auto low = digit(hex[i + 1]);
-    if (high == std::string_view::npos || low == std::string_view::npos) return std::nullopt;
-    bytes += static_cast<char>(high * 16 + low);
-  }
-  return bytes;
-}
 
 }  // namespace
 
@@ -64,7 +49,7 @@ Result<Settings> ParseSettings(const std::string& text) {
     settings.first_port = ports[0];
     settings.last_port = ports[1];
     const auto secret = FromHex(json.value("secret", ""));
-    if (!secret || secret->size() < net::Handshake::kMinSecretBytes) {
+    if (!secret.ok() || secret->size() < net::Handshake::kMinSecretBytes) {
       return InvalidArgument("secret must be hexadecimal, at least 32 digits");
     }
     settings.secret = *secret;
