@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "arcflow/base/hex.h"
 #include "arcflow/collective/agreement.h"
 #include "arcflow/collective/layout.h"
 #include "arcflow/collective/wide_testing.h"
@@ -311,6 +312,35 @@ TEST(LobbyTest, AnotherSecretGetsNothing) {
   const auto found = JoinTwo(a, b, {0, 1}, {0, 1}, 0.5);
   EXPECT_EQ(found[0].code(), Code::kDeadlineExceeded);
   EXPECT_EQ(found[1].code(), Code::kUnauthenticated);
+}
+
+TEST(LobbyTest, NonsenseFromAMemberOfTheRunIsTurnedAway) {
+  const Station a = Station::Make();
+  const Station b = Station::Make();
+  auto stranger = transport::Context::Create(LoopbackOptions());
+  ASSERT_TRUE(stranger.ok());
+  auto lobby = (*stranger)->Connect(*FromHex(a.lobby->address()), Deadline::AfterSeconds(30));
+  ASSERT_TRUE(lobby.ok());
+  const std::vector<std::string> nonsense = {
+      "",
+      "{",
+      "[]",
+      "7",
+      R"({"op":"join"})",
+      R"({"op":"join","protocol":9,"group":"g","rank":1,"hosts":[0,1],"contact":["",""]})",
+      R"({"op":"join","protocol":1,"group":"g","rank":1,"hosts":[0,1],"contact":["00","00"]})",
+      R"({"op":"join","protocol":1,"group":"g","rank":-1,"hosts":"x","contact":[]})",
+      R"({"op":"open","group":"g","rank":1,"contacts":[7]})",
+      R"({"op":"refused","group":"g","rank":1})"};
+  for (const transport::Channel channel : {1, 2, 3}) {
+    for (const std::string& text : nonsense) {
+      EXPECT_TRUE((*lobby)->Send(channel, std::as_bytes(std::span(text))).ok());
+    }
+  }
+  EXPECT_TRUE((*lobby)->FlushAndWait(Deadline::AfterSeconds(30)).ok());
+  for (const Status& status : JoinTwo(a, b, {0, 1}, {0, 1}, 30)) {
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
 }
 
 TEST(LobbyTest, ALeaderThatIsGoneIsAnErrorAtOnce) {
