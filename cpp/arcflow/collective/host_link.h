@@ -67,7 +67,7 @@ class HostLink {
   /// Waits until nothing of `flights` is out.
   Status AwaitSent(const Flights& flights, const Deadline& deadline);
 
-  /// All waits end now, with Cancelled.
+  /// All waits for what is not there end now, with Cancelled.
   void Stop();
   /// After Stop: takes back the memory of everything that is out; waits for running copies, never
   /// for a peer.

@@ -181,10 +181,7 @@ void WideGroup::Work() {
     bool agreed = true;
     Status status = Next(&operation, &agreed);
     if (status.ok()) status = Execute(operation);
-    if (!status.ok() && agreed) {
-      Fail(status);
-      status = failure();  // the first one, of whichever rank
-    }
+    if (!status.ok() && agreed) status = FailAndWait(status);  // the first, of whichever rank
     if (!Give(&operation, status)) return;
   }
 }
@@ -233,8 +230,8 @@ Status WideGroup::Next(Operation* operation, bool* agreed) {
 
 Status WideGroup::AwaitOrder(std::unique_lock<std::mutex>* lock) {
   for (;;) {
+    if (!order_.empty()) return Status::Ok();  // what all have come to may still end well
     if (!failure_.ok()) return failure_;
-    if (!order_.empty()) return Status::Ok();
     const auto first = std::min_element(
         queue_.begin(), queue_.end(),
         [](const Operation& a, const Operation& b) { return a.deadline.at() < b.deadline.at(); });
@@ -273,9 +270,10 @@ Status WideGroup::NameTheMissing(std::uint64_t key) {
 Status WideGroup::Execute(const Operation& operation) {
   const auto began = Deadline::Clock::now();
   if (Status moved = WideBlocks(*this, operation).Run(); !moved.ok()) {
-    Fail(Verdict(moved));
+    const Status failed = FailAndWait(Verdict(moved));
+    link_.Stop();
     link_.CancelAll();  // the caller's memory is its own again
-    return failure();
+    return failed;
   }
   const auto took = std::chrono::nanoseconds(Deadline::Clock::now() - began);
   tally_.busy_ns.fetch_add(static_cast<std::uint64_t>(took.count()), std::memory_order_relaxed);

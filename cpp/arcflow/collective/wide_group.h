@@ -91,6 +91,7 @@ class WideGroup final : public Engine {
   Status Execute(const Operation& operation);
   /// The failure of the group, which others may be about to tell, else `seen`.
   Status Verdict(const Status& seen);
+  Status FailAndWait(const Status& failure);
   void Patrol();
 
   void Say(int rank, const Word& word, std::string_view text = {});
@@ -125,6 +126,7 @@ class WideGroup final : public Engine {
   bool working_ = false;
   std::uint64_t ready_ = 0;  // bit r: rank r has met all that it needs
   bool open_ = false;
+  bool failing_ = false;  // others are being told
   Status failure_;
   struct Suspicion {
     int rank;

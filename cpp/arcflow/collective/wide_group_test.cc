@@ -275,14 +275,17 @@ std::vector<Status> JoinTwo(const Station& first, const Station& second,
                             const std::vector<int>& first_hosts,
                             const std::vector<int>& second_hosts, double seconds) {
   std::vector<Status> found(2);
+  std::vector<std::shared_ptr<Engine>> engines(2);  // nobody leaves before both have met
   OnEachRank(2, [&](int r) {
     const Station& own = r == 0 ? first : second;
     WideMembership m{"g", r, {}, {}, r == 0 ? first_hosts : second_hosts};
     m.lobbies.assign(m.hosts.size(), second.lobby->address());
     m.lobbies[0] = first.lobby->address();
     m.hubs.assign(m.hosts.size(), own.hub->address());
-    found[static_cast<std::size_t>(r)] =
-        own.lobby->Join(*own.hub, m, Deadline::AfterSeconds(r == 0 ? seconds : 30)).status();
+    const auto at = static_cast<std::size_t>(r);
+    auto joined = own.lobby->Join(*own.hub, m, Deadline::AfterSeconds(r == 0 ? seconds : 30));
+    found[at] = joined.status();
+    if (joined.ok()) engines[at] = *joined;
   });
   return found;
 }

@@ -19,24 +19,37 @@ constexpr std::chrono::milliseconds kBelieve{500};
 // ---- the end ----
 
 void WideGroup::Fail(const Status& failure) {
+  const Status first = failure.ok() ? Internal("a group failed without a reason") : failure;
   std::shared_ptr<Engine> local;
   {
     const std::lock_guard lock(mutex_);
-    if (!failure_.ok()) return;
-    failure_ = failure.ok() ? Internal("a group failed without a reason") : failure;
+    if (std::exchange(failing_, true)) return;
     local = local_;
-    changed_.notify_all();
   }
-  link_.Stop();
-  if (local != nullptr) local->Fail(failure);
+  // The others are told before anybody here knows, who might end the process.
   Word word{WordType::kFail};
-  word.code = static_cast<std::uint32_t>(failure.code());
-  const std::string_view text = failure.message().substr(0, kMaxWordText);
+  word.code = static_cast<std::uint32_t>(first.code());
+  const std::string_view text = first.message().substr(0, kMaxWordText);
   if (rank() == 0) {
     SayToAll(word, text);
   } else {
     Say(0, word, text);
   }
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = first;
+    changed_.notify_all();
+  }
+  link_.Stop();
+  if (local != nullptr) local->Fail(first);
+}
+
+/// Fails, and returns the first failure of the group; not on threads of the transport.
+Status WideGroup::FailAndWait(const Status& failure) {
+  Fail(failure);
+  std::unique_lock lock(mutex_);  // another thread may be telling the others just now
+  changed_.wait(lock, [&] { return !failure_.ok(); });
+  return failure_;
 }
 
 Status WideGroup::failure() const {
