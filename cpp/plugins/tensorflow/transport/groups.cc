@@ -196,12 +196,13 @@ absl::Status Groups::Join(const std::shared_ptr<Member>& member, const Cards& ca
     wide.hubs.push_back(cards.at(task)->hub);
     wide.hosts.push_back(host_of.at(task));
   }
-  Result<std::shared_ptr<Engine>> joined = Unavailable("");
-  if (how == Plan::Kind::kHosts) {
-    joined = identity_->lobby->Join(*identity_->hub, wide, deadline);
-  } else {
-    joined = identity_->hub->Join({name, wide.hubs[0], rank, group.group_size}, deadline);
-  }
+  const auto join = [&]() -> Result<std::shared_ptr<Engine>> {
+    if (how == Plan::Kind::kHosts) return identity_->lobby->Join(*identity_->hub, wide, deadline);
+    ARC_ASSIGN(std::shared_ptr<Engine> shared,
+               identity_->hub->Join({name, wide.hubs[0], rank, group.group_size}, deadline));
+    return shared;
+  };
+  const auto joined = join();
   if (!joined.ok()) return ToTf(joined.status().WithContext("arcflow collectives"));
   std::vector<std::string> tasks(member->group.members.size());
   for (const auto& each : member->group.members) {
