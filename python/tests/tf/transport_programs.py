@@ -189,7 +189,7 @@ def killed(victim: int, count: int, mode: str) -> dict[str, Any]:
 
     step(x)
     if rank == victim:
-        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start(mode)
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     seen = []
     for _ in range(2):
         try:
