@@ -50,7 +50,12 @@ def remember(config: Mapping[str, Any]) -> None:
     if not found or int(config["size"]) < 2:
         _settings = None
         return
-    _settings = {"ports": [0, 0], **found, "run_id": str(job.get("run_id", "")), "cluster": config.get("cluster")}
+    _settings = {
+        "ports": [0, 0],
+        **found,
+        "run_id": str(job.get("run_id", "")),
+        "cluster": config.get("cluster"),
+    }
 
 
 def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
