@@ -80,10 +80,35 @@ Status FeedLog::Append(Segment segment) {
   return Status::Ok();
 }
 
-std::optional<std::uint64_t> FeedLog::End() {
-  ended_ = true;
+std::optional<std::uint64_t> FeedLog::CloseLast() {
   if (!OpenSegment()) return std::nullopt;
   return Close();
+}
+
+std::vector<Segment> FeedLog::Truncate(std::uint64_t rows) {
+  assert(!OpenSegment() && rows <= rows_);
+  std::vector<Segment> gone;
+  while (!segments_.empty() && segments_.back().first_row >= rows) {
+    const Segment& last = segments_.back();
+    closed_.erase(last.number);
+    closed_in_memory_.erase(last.number);
+    if (!last.dropped) {
+      --live_;
+      if (last.in_file) --in_file_;
+      gone.push_back(last);
+    }
+    total_bytes_ -= last.bytes;
+    segments_.pop_back();
+  }
+  if (!segments_.empty() && segments_.back().end_row() > rows)
+    segments_.back().rows = rows - segments_.back().first_row;
+  rows_ = rows;
+  return gone;
+}
+
+std::optional<std::uint64_t> FeedLog::End() {
+  ended_ = true;
+  return CloseLast();
 }
 
 FeedLog::Found FeedLog::Find(std::uint64_t row) const {

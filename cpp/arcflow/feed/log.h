@@ -23,6 +23,7 @@ struct Segment {
   std::uint64_t rows = 0;       // visible so far; > 0
   std::uint64_t buffer = 0;     // id of the memory, or of the file once it moved
   std::size_t bytes = 0;        // of that memory or file
+  std::uint64_t skip = 0;       // rows in that memory before the first one, which are not ours
   bool closed = false;          // no more rows will come
   bool in_file = false;
   bool dropped = false;  // its rows are gone (cache none)
@@ -55,6 +56,11 @@ class FeedLog {
   /// Adds a closed segment of another log, with all its rows; number and first row are given anew.
   /// Errors: as Publish.
   Status Append(Segment segment);
+  /// Closes the open segment, if there is one, and returns its number; more rows may come.
+  std::optional<std::uint64_t> CloseLast();
+  /// Forgets all rows from `rows` on, which no reader has seen: whole segments, returned as they
+  /// were, and the end of one. Requires that no segment is open, and rows <= rows().
+  std::vector<Segment> Truncate(std::uint64_t rows);
   /// No more rows. Closes the open segment and returns its number. Idempotent.
   std::optional<std::uint64_t> End();
 

@@ -230,6 +230,10 @@ Result<ReaderLink::SegmentAnswer> ReaderLink::ReadSegment(
   ARC_ASSIGN(answer.closed, Flag(packet, "closed"));
   ARC_ASSIGN(const std::uint64_t buffer, Number(packet, "buffer"));
   ARC_ASSIGN(const std::uint64_t bytes, Number(packet, "bytes"));
+  std::uint64_t skip = 0;
+  if (packet.contains("skip")) {
+    ARC_ASSIGN(skip, Number(packet, "skip"));
+  }
   if (const auto drop = packet.find("drop"); drop != packet.end() && drop->is_array()) {
     for (const json& id : *drop) {
       if (id.is_number_unsigned()) mappings->Drop(id.get<std::uint64_t>());
@@ -246,7 +250,7 @@ Result<ReaderLink::SegmentAnswer> ReaderLink::ReadSegment(
   static const Fd kNoFd;
   ARC_ASSIGN(auto mapping, mappings->Get(buffer, bytes, fds.empty() ? kNoFd : fds[0]));
   ARC_ASSIGN(answer.view,
-             SegmentView::Attach(std::move(mapping), schema_, answer.rows, gauge, lease));
+             SegmentView::Attach(std::move(mapping), schema_, answer.rows, gauge, lease, skip));
   last_segment_ = answer.segment;
   last_buffer_ = buffer;
   last_lease_ = lease;

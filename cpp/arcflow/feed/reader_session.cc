@@ -163,6 +163,7 @@ void ReaderSession::SendSegment(const ReaderHost::SegmentAnswer& answer) {
   json packet{{"op", "segment"}, {"segment", s.number}, {"first_row", s.first_row},
               {"rows", s.rows},  {"closed", s.closed},  {"buffer", s.buffer},
               {"bytes", s.bytes}};
+  if (s.skip > 0) packet["skip"] = s.skip;
   if (!forgotten_.empty()) {
     const std::size_t n = std::min(forgotten_.size(), kMaxDropsPerAnswer);
     const auto last = forgotten_.begin() + static_cast<std::ptrdiff_t>(n);

@@ -11,28 +11,31 @@ Result<std::shared_ptr<SegmentView>> SegmentView::Attach(std::shared_ptr<const M
                                                          const columnar::Schema& schema,
                                                          std::size_t rows,
                                                          std::shared_ptr<const LeaseGauge> gauge,
-                                                         std::shared_ptr<const void> lease) {
+                                                         std::shared_ptr<const void> lease,
+                                                         std::size_t skip) {
   ARC_ASSIGN(SegmentLayout layout,
              SegmentLayout::Read({mapping->data(), mapping->size_bytes()}, schema));
-  if (rows > layout.capacity_rows) {
-    return DataLoss("corrupt segment: " + std::to_string(rows) + " rows published, capacity is " +
+  if (skip > layout.capacity_rows || rows > layout.capacity_rows - skip) {
+    return DataLoss("corrupt segment: " + std::to_string(rows) + " rows published, " +
+                    std::to_string(skip) + " skipped, capacity is " +
                     std::to_string(layout.capacity_rows));
   }
   return std::shared_ptr<SegmentView>(new SegmentView(std::move(mapping), std::move(layout), rows,
-                                                      std::move(gauge), std::move(lease)));
+                                                      std::move(gauge), std::move(lease), skip));
 }
 
 SegmentView::SegmentView(std::shared_ptr<const Mapping> mapping, SegmentLayout layout,
                          std::size_t rows, std::shared_ptr<const LeaseGauge> gauge,
-                         std::shared_ptr<const void> lease)
+                         std::shared_ptr<const void> lease, std::size_t skip)
     : layout_(std::move(layout)),
       rows_(rows),
+      skip_(skip),
       gauge_(std::move(gauge)),
       lease_(std::move(lease)),
       mapping_(std::move(mapping)) {}
 
 Status SegmentView::Grow(std::size_t rows) {
-  if (rows > layout_.capacity_rows || rows < this->rows()) {
+  if (rows > layout_.capacity_rows - skip_ || rows < this->rows()) {
     return DataLoss("corrupt segment: from " + std::to_string(this->rows()) + " to " +
                     std::to_string(rows) + " rows, capacity is " +
                     std::to_string(layout_.capacity_rows));
@@ -52,13 +55,14 @@ std::span<const std::byte> SegmentView::Dense(std::size_t column, std::size_t be
   if (!InRange(column, begin, rows)) return {};
   const ColumnRegion& region = layout_.columns[column];
   if (region.variable()) return {};
-  return {mapping_->data() + region.offset + begin * region.row_bytes, rows * region.row_bytes};
+  return {mapping_->data() + region.offset + (skip_ + begin) * region.row_bytes,
+          rows * region.row_bytes};
 }
 
 std::uint64_t SegmentView::OffsetAt(const ColumnRegion& region, std::size_t row) const {
   // Loaded exactly once: what was checked is what is used, even if the other side scribbles.
   const auto* offsets = reinterpret_cast<const std::uint64_t*>(mapping_->data() + region.offset);
-  return __atomic_load_n(offsets + row, __ATOMIC_RELAXED);
+  return __atomic_load_n(offsets + skip_ + row, __ATOMIC_RELAXED);
 }
 
 Status SegmentView::Rows(std::size_t column, std::size_t begin, std::size_t rows,

@@ -35,14 +35,16 @@ struct LeaseGauge {
 /// is used. Threads: Grow by the reader only, everything else from any thread.
 class SegmentView {
  public:
-  /// Checks the segment's header against `schema`. `rows` rows are published. `lease` is kept as
+  /// Checks the segment's header against `schema`. `rows` rows are published, after `skip` rows that
+  /// are another's: row 0 of the view is the one behind them. `lease` is kept as
   /// long as the view lives: its end, in whatever thread drops the last view, gives the memory
   /// back. `gauge` may be null. Errors: DataLoss for a corrupt segment.
   static Result<std::shared_ptr<SegmentView>> Attach(std::shared_ptr<const Mapping> mapping,
                                                      const columnar::Schema& schema,
                                                      std::size_t rows,
                                                      std::shared_ptr<const LeaseGauge> gauge,
-                                                     std::shared_ptr<const void> lease);
+                                                     std::shared_ptr<const void> lease,
+                                                     std::size_t skip = 0);
   SegmentView(const SegmentView&) = delete;
   SegmentView& operator=(const SegmentView&) = delete;
 
@@ -69,12 +71,14 @@ class SegmentView {
 
  private:
   SegmentView(std::shared_ptr<const Mapping> mapping, SegmentLayout layout, std::size_t rows,
-              std::shared_ptr<const LeaseGauge> gauge, std::shared_ptr<const void> lease);
+              std::shared_ptr<const LeaseGauge> gauge, std::shared_ptr<const void> lease,
+              std::size_t skip);
   bool InRange(std::size_t column, std::size_t begin, std::size_t rows) const;
   std::uint64_t OffsetAt(const ColumnRegion& region, std::size_t row) const;
 
   const SegmentLayout layout_;
   std::atomic<std::size_t> rows_;
+  const std::size_t skip_;
   const std::shared_ptr<const LeaseGauge> gauge_;
   const std::shared_ptr<const void> lease_;
   const std::shared_ptr<const Mapping> mapping_;  // unmapped before the lease ends

@@ -81,6 +81,8 @@ std::map<std::string, std::unique_ptr<FeedService::Impl::Feed>> FeedService::Imp
     feed->name = name;
     feed->cache = feed_options.cache;
     feed->schema = feed_options.schema;
+    feed->balanced =
+        feed_options.balance && feed_options.cache != Cache::kNone && options.size > 1;
     feed->ranks.resize(static_cast<std::size_t>(std::max({options.size, options.rank + 1, 1})));
     feeds[name] = std::move(feed);
   }
@@ -159,6 +161,10 @@ bool FeedService::Impl::OnReaderReadable(int descriptor) {
 Result<ReaderHost::GetAnswer> FeedService::Impl::Get(ReaderId reader, std::uint64_t row) {
   if (!failure.ok()) return failure;
   Feed& feed = *sessions.at(reader).feed;
+  if (feed.balanced && row >= ReadableRows(feed)) {
+    if (feed.plan && feed.log.rows() >= Target(feed)) return GetAnswer(EndAnswer{Target(feed)});
+    return GetAnswer(Park{.for_rows = true});
+  }
   const FeedLog::Found found = feed.log.Find(row);
   switch (found.where) {
     case FeedLog::Where::kBeyond:
@@ -172,7 +178,11 @@ Result<ReaderHost::GetAnswer> FeedService::Impl::Get(ReaderId reader, std::uint6
   }
   feed.last_get = std::chrono::steady_clock::now();
   feed.stuck = false;
-  return Lend(feed, reader, *found.segment);
+  Result<GetAnswer> answer = Lend(feed, reader, *found.segment);
+  if (answer.ok() && feed.balanced) {
+    if (auto* lent = std::get_if<SegmentAnswer>(&*answer)) Clamp(feed, &lent->segment);
+  }
+  return answer;
 }
 
 Result<ReaderHost::GetAnswer> FeedService::Impl::Lend(Feed& feed, ReaderId reader,
@@ -213,9 +223,9 @@ Result<KnownSteps> FeedService::Impl::Plan(ReaderId reader, std::uint64_t batch,
                                            Remainder remainder) {
   if (!failure.ok()) return failure;
   Feed& feed = *sessions.at(reader).feed;
-  std::vector<RankRows>& ranks = feed.ranks;
-  ranks[static_cast<std::size_t>(rank)] = {feed.log.rows(), feed.log.ended()};
-  return DecideSteps(feed.name, ranks, rank, batch, remainder);
+  feed.ranks[static_cast<std::size_t>(rank)] = Own(feed);
+  return DecideSteps(feed.name, feed.balanced ? RanksForSteps(feed) : feed.ranks, rank, batch,
+                     remainder);
 }
 
 void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
@@ -261,16 +271,19 @@ void FeedService::Impl::Pump() {
 void FeedService::Impl::Flush() {
   if (flushing) return;  // the outer call goes on with what this one added
   flushing = true;
-  while (!to_feeder.empty() || !changed.empty()) {
+  while (!to_feeder.empty() || !changed.empty() || !planned.empty()) {
     if (!to_feeder.empty()) {
       const json packet = std::move(to_feeder.front());
       to_feeder.pop_front();
       if (callbacks.send_to_feeder) callbacks.send_to_feeder(packet);
       continue;
     }
-    const std::string feed = *changed.begin();
-    changed.erase(changed.begin());
-    if (callbacks.rows_changed) callbacks.rows_changed(feed);
+    const bool rows = !changed.empty();
+    std::set<std::string>& news = rows ? changed : planned;
+    const std::string feed = *news.begin();
+    news.erase(news.begin());
+    const auto& call = rows ? callbacks.rows_changed : callbacks.balanced;
+    if (call) call(feed);
   }
   flushing = false;
 }
@@ -295,9 +308,10 @@ void FeedService::Impl::SampleDepth(Feed& feed, std::chrono::steady_clock::time_
 }
 
 json FeedService::Impl::Levels(const Feed& feed) const {
-  return json{{"rows", feed.log.rows()},
+  const RankRows own = Own(feed);
+  return json{{"rows", own.rows},
               {"bytes", feed.log.total_bytes()},
-              {"ended", feed.log.ended()},
+              {"ended", own.ended},
               {"spilled_bytes", feed.spilled_bytes},
               {"depth_bytes", feed.log.depth_bytes()},
               {"acquire_wait_ns", AcquireWait(feed)}};
@@ -305,8 +319,12 @@ json FeedService::Impl::Levels(const Feed& feed) const {
 
 json FeedService::Impl::FeedStats(const Feed& feed) const {
   json passes = json::array();
-  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass, feed.log.rows()));
+  const std::uint64_t rows = feed.plan ? Target(feed) : feed.log.rows();
+  for (const PassStats& pass : feed.passes) passes.push_back(ToJson(pass, rows));
   json stats = Levels(feed);
+  stats["rows"] = rows;
+  stats["given"] = feed.plan && feed.spooled_rows > rows ? feed.spooled_rows - rows : 0;
+  stats["taken"] = feed.plan && feed.spooled_rows < rows ? rows - feed.spooled_rows : 0;
   stats["segments"] = feed.log.segments();
   stats["spilled_segments"] = feed.log.segments_in_file();
   stats["leased_bytes"] = feed.log.leased_bytes();
@@ -314,7 +332,7 @@ json FeedService::Impl::FeedStats(const Feed& feed) const {
   stats["passes_count"] = feed.passes_count;
   stats["older"] = {{"used", feed.older.used},
                     {"padded", feed.older.padded},
-                    {"dropped", DroppedOf(feed.older, feed.older.steps * feed.log.rows())},
+                    {"dropped", DroppedOf(feed.older, feed.older.steps * rows)},
                     {"skipped", feed.older.skipped},
                     {"unfinished", feed.older_unfinished}};
   return stats;
@@ -362,6 +380,7 @@ void FeedService::SetRanks(const std::string& feed, const std::vector<RankRows>&
   if (!found.ok()) return;
   std::vector<RankRows>& known = (*found)->ranks;
   std::copy_n(ranks.begin(), std::min(ranks.size(), known.size()), known.begin());
+  impl_->PlanIfAllEnded(**found);
   impl_->Pump();
   impl_->Flush();
 }
@@ -369,7 +388,7 @@ void FeedService::SetRanks(const std::string& feed, const std::vector<RankRows>&
 RankRows FeedService::Local(const std::string& feed) const {
   const Result<Impl::Feed*> found = impl_->FindFeed(feed);
   if (!found.ok()) return {};
-  return {(*found)->log.rows(), (*found)->log.ended()};
+  return impl_->Own(**found);
 }
 
 json FeedService::Levels(const std::string& feed) const {

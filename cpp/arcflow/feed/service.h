@@ -16,6 +16,7 @@
 #include "arcflow/base/fd.h"
 #include "arcflow/base/status.h"
 #include "arcflow/columnar/schema.h"
+#include "arcflow/feed/balance.h"
 #include "arcflow/feed/steps.h"
 
 namespace arcflow::feed {
@@ -26,6 +27,7 @@ Result<Cache> CacheFromName(const std::string& name);
 struct FeedOptions {
   columnar::Schema schema;
   Cache cache = Cache::kAuto;
+  bool balance = false;  // ranks with more rows hand some to ranks with fewer; not with kNone
 };
 
 struct ServiceOptions {
@@ -49,6 +51,8 @@ class FeedService {
   struct Callbacks {
     std::function<void(const nlohmann::json&)> send_to_feeder;
     std::function<void(const std::string& feed)> rows_changed;
+    /// All ranks have all rows of a balanced feed, and some of Moves(feed) concern this one.
+    std::function<void(const std::string& feed)> balanced = {};
   };
   FeedService(ServiceOptions options, Callbacks callbacks);
   ~FeedService();
@@ -82,8 +86,34 @@ class FeedService {
   /// What other ranks have, as the coordinator says; `ranks` has `size` entries (this rank's own
   /// entry is ignored).
   void SetRanks(const std::string& feed, const std::vector<RankRows>& ranks);
-  /// This rank's own rows.
+  /// This rank's own rows, as its feeder brought them: those that it hands to others count here.
   RankRows Local(const std::string& feed) const;
+
+  // Rows that ranks hand one another (docs/design/feed.md, "Uneven ranks"): service_balance.cc.
+
+  /// What this rank gives and takes, in order; empty before `balanced` was called.
+  std::vector<Move> Moves(const std::string& feed) const;
+  /// A run of rows that lie in one segment, for another rank to take.
+  struct Piece {
+    std::uint64_t segment = 0;
+    std::uint64_t rows = 0;
+    std::uint64_t skip = 0;  // rows of the segment before the first one
+    std::size_t bytes = 0;   // of the whole segment
+    Fd memory;               // a descriptor of its own, of memory or of a file
+  };
+  /// Rows from `row` on that rank `to` is to get; the segment stays where it is until EndPiece.
+  /// InvalidArgument when that rank gets no such row.
+  Result<Piece> BeginPiece(const std::string& feed, int to, std::uint64_t row);
+  void EndPiece(const std::string& feed, int to, std::uint64_t segment);
+  /// Rank `to` has all that it gets from here. When the last one has, the rows are forgotten.
+  void Given(const std::string& feed, int to);
+  /// Asks for room for a piece, within the bound, answered by `send_to_feeder` with a packet as the
+  /// feeder gets, in which "handed" is true. NotFound, InvalidArgument.
+  Status AskRoom(const std::string& feed, std::size_t bytes);
+  /// The piece lies in the granted buffer, whose memory comes along; its rows are the newest. When
+  /// all are there the feed ends. Errors: as of a feeder's publish.
+  Status AddPiece(const std::string& feed, std::uint64_t buffer, Fd memory, std::uint64_t rows,
+                  std::uint64_t skip);
 
   /// Where the feed is now: {"rows", "bytes", "ended", "spilled_bytes", "depth_bytes",
   /// "acquire_wait_ns"}, as in Stats(); empty for an unknown feed.
@@ -103,13 +133,14 @@ class FeedService {
   /// The first one counts.
   void Fail(const Status& why);
 
-  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "bytes", "ended", "segments",
-  /// "spilled_segments", "depth_bytes",
+  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "given", "taken", "bytes", "ended",
+  /// "segments", "spilled_segments", "depth_bytes",
   ///  "passes": [{"used", "padded", "dropped", "skipped", "steps", "bytes", "wait_ns",
   ///  "compute_ns", "duration_ns", "acquire_wait_ns", "peak_depth_bytes", "complete"}…],
   ///  "acquire_wait_ns"}}}
   /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
-  /// budget). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
+  /// budget). rows: that this rank has or, once ranks are evened out, will have; given, taken: by
+  /// handing over (of what its feeder brought; from others). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
   /// acquire_wait_ns: how long the feeder has waited for memory.
   /// passes: the newest kMaxPasses ("passes_count": all; "older": {"used", "padded", "dropped",
   /// "skipped", "unfinished"} of those before them, the last being rows used in passes that did not

@@ -35,11 +35,12 @@ Status FeedService::Impl::OnFeederPacket(const json& body, std::vector<Fd> fds) 
 Status FeedService::Impl::OnAcquire(const json& body, Feed& feed) {
   ARC_ASSIGN(const std::uint64_t bytes, UintField(body, "bytes", kMaxBytes));
   if (bytes == 0) return InvalidArgument("packet 'acquire': field 'bytes' is 0");
-  if (feed.log.ended())
+  if (feed.log.ended() || feed.spooled)
     return InvalidArgument("acquire for feed '" + feed.name + "' after its end");
   if (acquires.size() >= kMaxParkedAcquires)
     return InvalidArgument("too many unanswered 'acquire' packets");
-  acquires.push_back({&feed, static_cast<std::size_t>(bytes), std::chrono::steady_clock::now()});
+  acquires.push_back(
+      {&feed, static_cast<std::size_t>(bytes), std::chrono::steady_clock::now(), false});
   return Status::Ok();
 }
 
@@ -47,6 +48,7 @@ Status FeedService::Impl::OnPublish(const json& body, Feed& feed, std::vector<Fd
   ARC_ASSIGN(const std::uint64_t id, UintField(body, "buffer", kMaxId));
   ARC_ASSIGN(const std::uint64_t rows, UintField(body, "rows", FeedLog::kMaxRows));
   ARC_ASSIGN(const bool closed, BoolField(body, "closed"));
+  if (feed.spooled) return InvalidArgument("publish after the end of the feed");
   const BufferStore::Buffer* buffer = memory.store().Find(id);
   if (buffer == nullptr || buffer->feed != feed.name ||
       buffer->state != BufferStore::Buffer::State::kGranted) {
@@ -80,11 +82,13 @@ Status FeedService::Impl::TakeMemory(std::uint64_t buffer, bool needed, std::vec
 
 Status FeedService::Impl::OnEnd(Feed& feed) {
   if (feed.log.ended()) return Status::Ok();
+  if (feed.spooled) return Status::Ok();
   const auto waits = [&](const ParkedAcquire& a) { return a.feed == &feed; };
   if (std::any_of(acquires.begin(), acquires.end(), waits)) {
     return InvalidArgument("end of feed '" + feed.name + "' while it asks for memory");
   }
   changed.insert(feed.name);
+  if (feed.balanced) return OnSpooled(feed);
   if (const auto last = feed.log.End()) {
     memory.OnClosed(*feed.log.Get(*last));
     if (feed.cache == Cache::kDisk) {
@@ -134,10 +138,12 @@ bool FeedService::Impl::AnswerAcquire(const ParkedAcquire& request) {
     if (result.ok()) grant = std::move(*result);
   }
   if (!refused.ok()) {
-    to_feeder.push_back({{"op", "refused"},
-                         {"feed", feed.name},
-                         {"code", CodeName(refused.code())},
-                         {"message", refused.message()}});
+    json packet{{"op", "refused"},
+                {"feed", feed.name},
+                {"code", CodeName(refused.code())},
+                {"message", refused.message()}};
+    if (request.handed) packet["handed"] = true;
+    to_feeder.push_back(std::move(packet));
     return true;
   }
   if (!grant) return false;
@@ -146,6 +152,7 @@ bool FeedService::Impl::AnswerAcquire(const ParkedAcquire& request) {
               {"buffer", grant->buffer},
               {"bytes", grant->bytes},
               {"create", grant->create}};
+  if (request.handed) packet["handed"] = true;
   if (!grant->drop.empty()) packet["drop"] = grant->drop;
   to_feeder.push_back(std::move(packet));
   return true;

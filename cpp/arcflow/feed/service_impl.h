@@ -39,6 +39,11 @@ class FeedService::Impl final : public ReaderHost {
     std::chrono::steady_clock::time_point depth_sampled;
     std::chrono::steady_clock::time_point last_get;  // for rows that are there
     Status refusal;                                  // why acquires of this feed are refused
+    bool balanced = false;                           // options.balance
+    bool spooled = false;                            // of a balanced feed: its feeder has ended it
+    std::uint64_t spooled_rows = 0;                  // then
+    std::optional<Balance> plan;                     // once all ranks have spooled
+    std::set<int> given;                             // ranks that have all they get from here
     bool removed = false;                            // goes with its last session
   };
   struct Session {
@@ -50,6 +55,7 @@ class FeedService::Impl final : public ReaderHost {
     Feed* feed = nullptr;
     std::size_t bytes = 0;
     std::chrono::steady_clock::time_point since;
+    bool handed = false;  // for rows of another rank
   };
 
   // The feeder: service_feeder.cc
@@ -75,6 +81,20 @@ class FeedService::Impl final : public ReaderHost {
   Status Dropped(const Feed& feed, std::uint64_t row) const;
   void PumpSessions();
   void LetGo(Session& session);
+
+  // Uneven ranks: service_balance.cc
+  RankRows Own(const Feed& feed) const;
+  std::vector<RankRows> RanksForSteps(const Feed& feed) const;
+  std::uint64_t Target(const Feed& feed) const;
+  std::uint64_t ReadableRows(const Feed& feed) const;
+  void Clamp(const Feed& feed, Segment* segment) const;
+  Status OnSpooled(Feed& feed);
+  void PlanIfAllEnded(Feed& feed);
+  std::vector<Move> Moves(const Feed& feed) const;
+  Result<Piece> BeginPiece(Feed& feed, int to, std::uint64_t row);
+  void Given(Feed& feed, int to);
+  Status AddPiece(Feed& feed, std::uint64_t buffer, Fd memory, std::uint64_t rows,
+                  std::uint64_t skip);
 
   // Feeds that come and go: service_side.cc
   Status AddFeed(const std::string& name, FeedOptions options);
@@ -111,6 +131,7 @@ class FeedService::Impl final : public ReaderHost {
 
   std::deque<nlohmann::json> to_feeder;
   std::set<std::string> changed;
+  std::set<std::string> planned;  // `balanced` is to be called
   bool flushing = false;
 };
 

@@ -244,6 +244,18 @@ Status FeedMemory::Splice(FeedState& from, FeedState& to) {
   return Status::Ok();
 }
 
+void FeedMemory::Truncate(FeedState& feed, std::uint64_t rows) {
+  for (const Segment& gone : feed.log.Truncate(rows)) {
+    if (!gone.in_file) {
+      if (!feed.log.Leased(gone.buffer)) store_.Free(gone.buffer);
+      continue;
+    }
+    feed.files.erase(gone.buffer);
+    feed.spilled_bytes -= gone.bytes;
+    gone_files_.push_back(gone.buffer);
+  }
+}
+
 std::size_t FeedMemory::MaxLeases(const FeedState& feed) const {
   const std::size_t unit = unit_ > 0 ? unit_ : std::max<std::size_t>(store_.budget_bytes() / 8, 1);
   const std::size_t segments = store_.budget_bytes() / unit;

@@ -72,6 +72,9 @@ class FeedMemory {
   /// InvalidArgument when `to` has ended; nothing changes then.
   Status Splice(FeedState& from, FeedState& to);
 
+  /// Lets go of all rows from `rows` on, which no reader has seen.
+  void Truncate(FeedState& feed, std::uint64_t rows);
+
   /// What a reader opened now is told: how many segments it may hold beyond the one it reads.
   std::size_t MaxLeases(const FeedState& feed) const;
 

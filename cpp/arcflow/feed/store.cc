@@ -47,8 +47,11 @@ BufferStore::Grant BufferStore::Create(const std::string& feed, std::size_t byte
   buffer.bytes = bytes;
   used_ += bytes;
   peak_ = std::max(peak_, used_);
-  feeds_[feed].granted += bytes;
-  return Grant{id, bytes, true, std::exchange(feeder_to_drop_, {})};
+  FeedBytes& sums = feeds_[feed];
+  sums.granted += bytes;
+  Grant grant{id, bytes, true, {}};
+  if (!sums.retired) grant.drop = std::exchange(feeder_to_drop_, {});
+  return grant;
 }
 
 /// Other feeds' free memory goes first, because this feed's writer may still use its own; then the

@@ -36,7 +36,8 @@ class BufferStore {
     std::size_t bytes = 0;
     bool create =
         false;  // the writer makes a memfd of that size; else it has made this buffer before
-    std::vector<std::uint64_t> drop;  // the feeder unmaps these before it makes the new one
+    std::vector<std::uint64_t> drop;  // the feeder unmaps these before it makes the new one; empty
+                                      // for a retired feed, whose memory the agent fills itself
   };
   /// Grants at least `bytes` (rounded up) if it can without taking memory from anybody.
   std::optional<Grant> TryGrant(const std::string& feed, std::size_t bytes);

@@ -19,7 +19,6 @@ namespace {
 
 using asio::ip::tcp;
 
-constexpr std::size_t kReadBytes = std::size_t{16} * 1024;  // a connection; there may be thousands
 constexpr std::size_t kSealBytes = std::size_t{16} * 1024;
 constexpr int kMaxRefusals = 3;
 constexpr std::string_view kTlsLabel = "arcflow control tls 1";
@@ -188,7 +187,7 @@ void ChannelImpl::OnHandshakeBytes(std::span<const std::byte> bytes) {
 }
 
 void ChannelImpl::OnHandshakeDone() {
-  read_buffer_.resize(kReadBytes);
+  read_buffer_.resize(options_.read_bytes);
   if (options_.encrypt) {
     BeginTls();
   } else {
@@ -251,6 +250,10 @@ void ChannelImpl::OnFrameBytes(std::span<const std::byte> bytes) {
       return;
     }
     if (!body->has_value()) return;
+    if (decoder_.raw()) {
+      if (callbacks_.on_raw) callbacks_.on_raw(**body);
+      continue;
+    }
     nlohmann::json message;
     if (Status parsed = ParseFrame(**body, &message); !parsed.ok()) {
       Finish(parsed.WithContext(peer_));

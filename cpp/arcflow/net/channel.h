@@ -26,6 +26,8 @@ struct ChannelOptions {
   std::string secret;    // raw bytes, at least Handshake::kMinSecretBytes
   bool encrypt = false;  // TLS 1.3 after the handshake, keyed by it; both ends must want it
   std::size_t max_frame_bytes = kMaxFrameBytes;
+  std::size_t max_raw_bytes = 0;  // of raw frames that are accepted; 0: none are
+  std::size_t read_bytes = std::size_t{16} << 10;  // at once; there may be thousands of channels
   std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
   std::chrono::nanoseconds linger =
@@ -47,6 +49,8 @@ struct ChannelCallbacks {
   /// handshake, Unauthenticated, InvalidArgument for bytes that are no frame, Cancelled when the
   /// loop ends.
   std::function<void(const Status& why)> on_closed;
+  /// The body of a raw frame (frame.h), in order with the messages. Never without `max_raw_bytes`.
+  std::function<void(std::string& body)> on_raw = {};
 };
 
 /// One connection. Pending operations keep it alive until on_closed, after which the callbacks are
@@ -81,7 +85,8 @@ class Channel {
   /// bound, ResourceExhausted when the queue is full (the channel stays open and nothing of the
   /// message was queued).
   virtual Status Send(const nlohmann::json& message) = 0;
-  /// The same for a message that goes to many: encoded once, by EncodeFrame, and not copied.
+  /// The same for a message that goes to many, encoded once by EncodeFrame, or for a raw frame; it
+  /// is not copied.
   virtual Status SendFrame(SharedFrame frame) = 0;
   /// Sends what is queued, for at most `linger`, then closes; on_closed(OK) follows. No on_message
   /// after it when called on the loop thread. Idempotent.

@@ -37,7 +37,7 @@ class ChannelImpl final : public Channel,
         loop_(loop),
         context_(loop.context()),
         options_(std::move(options)),
-        decoder_(options_.max_frame_bytes),
+        decoder_(options_.max_frame_bytes, options_.max_raw_bytes),
         timer_(std::in_place, context_),
         retry_timer_(std::in_place, context_) {}
 

@@ -10,11 +10,19 @@ namespace arcflow::net {
 namespace {
 
 constexpr std::size_t kCompactBytes = std::size_t{64} * 1024;
+constexpr std::uint32_t kRawFlag = std::uint32_t{1} << 31;
 
 std::uint32_t LoadLength(const char* at) {
   const auto* b = reinterpret_cast<const unsigned char*>(at);
   return static_cast<std::uint32_t>(b[0]) | static_cast<std::uint32_t>(b[1]) << 8 |
          static_cast<std::uint32_t>(b[2]) << 16 | static_cast<std::uint32_t>(b[3]) << 24;
+}
+
+std::string Header(std::uint32_t length) {
+  std::string header;
+  for (int shift = 0; shift < 32; shift += 8)
+    header.push_back(static_cast<char>((length >> shift) & 0xff));
+  return header;
 }
 
 }  // namespace
@@ -25,13 +33,14 @@ Result<std::string> EncodeFrame(const nlohmann::json& message, std::size_t max_b
     return InvalidArgument("message of " + std::to_string(body.size()) +
                            " bytes is over the frame bound of " + std::to_string(max_bytes));
   }
-  std::string frame;
+  std::string frame = Header(static_cast<std::uint32_t>(body.size()));
   frame.reserve(kFrameHeaderBytes + body.size());
-  for (int shift = 0; shift < 32; shift += 8) {
-    frame.push_back(static_cast<char>((body.size() >> shift) & 0xff));
-  }
   frame.append(body);
   return frame;
+}
+
+std::string RawFrameHeader(std::size_t body_bytes) {
+  return Header(static_cast<std::uint32_t>(body_bytes) | kRawFlag);
 }
 
 Status ParseFrame(std::string_view body, nlohmann::json* message) {
@@ -52,15 +61,19 @@ Result<std::optional<std::string>> FrameDecoder::Next() {
   if (!failure_.ok()) return failure_;
   const std::size_t there = buffer_.size() - begin_;
   if (there < kFrameHeaderBytes) return std::optional<std::string>();
-  const std::size_t length = LoadLength(buffer_.data() + begin_);
-  if (length == 0 || length > max_bytes_) {
+  const std::uint32_t announced = LoadLength(buffer_.data() + begin_);
+  const bool raw = max_raw_bytes_ > 0 && (announced & kRawFlag) != 0;
+  const std::size_t length = raw ? announced & ~kRawFlag : announced;
+  const std::size_t bound = raw ? max_raw_bytes_ : max_bytes_;
+  if (length == 0 || length > bound) {
     failure_ = InvalidArgument("frame announces " + std::to_string(length) +
-                               " bytes, the bound is " + std::to_string(max_bytes_));
+                               " bytes, the bound is " + std::to_string(bound));
     buffer_.clear();
     begin_ = 0;
     return failure_;
   }
   if (there < kFrameHeaderBytes + length) return std::optional<std::string>();
+  raw_ = raw;
   std::string body = buffer_.substr(begin_ + kFrameHeaderBytes, length);
   begin_ += kFrameHeaderBytes + length;
   if (begin_ == buffer_.size()) {

@@ -16,11 +16,17 @@ namespace arcflow::net {
 /// Largest body of a frame sent or accepted. Layout: docs/formats/frame.md.
 inline constexpr std::size_t kMaxFrameBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kFrameHeaderBytes = 4;
+/// Largest body of a raw frame that this version sends.
+inline constexpr std::size_t kMaxRawBytes = (std::size_t{1} << 20) + 64;
 
 /// The message as one frame: 4 bytes of length, little endian, then UTF-8 JSON. Text that is not
 /// UTF-8 is replaced. InvalidArgument when it is over `max_bytes`.
 Result<std::string> EncodeFrame(const nlohmann::json& message,
                                 std::size_t max_bytes = kMaxFrameBytes);
+
+/// The header of a raw frame: `body_bytes` bytes that are no JSON follow it, and the sender appends
+/// them. Requires 0 < body_bytes < 2^31.
+std::string RawFrameHeader(std::size_t body_bytes);
 
 /// Parses a body. InvalidArgument unless it is a JSON object with a string "op". `*message` changes
 /// only on success.
@@ -31,17 +37,23 @@ Status ParseFrame(std::string_view body, nlohmann::json* message);
 /// arrive. Threads: one at a time.
 class FrameDecoder {
  public:
-  explicit FrameDecoder(std::size_t max_bytes = kMaxFrameBytes) : max_bytes_(max_bytes) {}
+  /// Raw frames are refused unless `max_raw_bytes` says how large they may be.
+  explicit FrameDecoder(std::size_t max_bytes = kMaxFrameBytes, std::size_t max_raw_bytes = 0)
+      : max_bytes_(max_bytes), max_raw_bytes_(max_raw_bytes) {}
 
   void Feed(std::span<const std::byte> bytes);
   /// The next whole body, std::nullopt when more bytes are needed.
   /// InvalidArgument for a length of zero or over the bound; the decoder then stays failed.
   Result<std::optional<std::string>> Next();
+  /// The body that Next() returned last is of a raw frame.
+  bool raw() const { return raw_; }
   /// True when the stream may end here without loss.
   bool at_boundary() const { return begin_ == buffer_.size(); }
 
  private:
   std::size_t max_bytes_;
+  std::size_t max_raw_bytes_;
+  bool raw_ = false;
   std::string buffer_;
   std::size_t begin_ = 0;  // bytes of buffer_ already handed out
   Status failure_;

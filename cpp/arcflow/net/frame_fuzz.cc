@@ -14,11 +14,13 @@ namespace {
 using arcflow::net::FrameDecoder;
 
 constexpr std::size_t kBound = 4096;  // small, so that inputs reach it
+constexpr std::size_t kRawBound = 8192;
 
-/// All bodies, in order; the flag says whether the stream was refused.
+/// All bodies, in order, raw ones with an "r" before them; the flag says whether the stream was
+/// refused.
 std::pair<std::vector<std::string>, bool> Decode(std::span<const std::byte> bytes,
                                                  std::size_t piece) {
-  FrameDecoder decoder(kBound);
+  FrameDecoder decoder(kBound, kRawBound);
   std::vector<std::string> bodies;
   for (std::size_t at = 0; at < bytes.size(); at += piece) {
     decoder.Feed(bytes.subspan(at, std::min(piece, bytes.size() - at)));
@@ -26,8 +28,8 @@ std::pair<std::vector<std::string>, bool> Decode(std::span<const std::byte> byte
       auto body = decoder.Next();
       if (!body.ok()) return {std::move(bodies), true};
       if (!body->has_value()) break;
-      if ((*body)->empty() || (*body)->size() > kBound) std::abort();
-      bodies.push_back(std::move(**body));
+      if ((*body)->empty() || (*body)->size() > (decoder.raw() ? kRawBound : kBound)) std::abort();
+      bodies.push_back(decoder.raw() ? "r" + **body : std::move(**body));
     }
   }
   return {std::move(bodies), false};

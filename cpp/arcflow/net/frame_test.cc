@@ -112,6 +112,27 @@ TEST(FrameTest, OnlyObjectsWithAStringOpParse) {
   EXPECT_TRUE(ParseFrame("{\"op\":\"x\"}", &message).ok());
 }
 
+TEST(FrameTest, RawFramesComeInOrderWithMessagesWhereTheyAreWanted) {
+  FrameDecoder sut(64, 128);
+  sut.Feed(Bytes(*EncodeFrame({{"op", "x"}}) + RawFrameHeader(100) + std::string(100, '\xff') +
+                 *EncodeFrame({{"op", "y"}})));
+  EXPECT_EQ(**sut.Next(), "{\"op\":\"x\"}");
+  EXPECT_FALSE(sut.raw());
+  EXPECT_EQ(**sut.Next(), std::string(100, '\xff'));
+  EXPECT_TRUE(sut.raw());
+  EXPECT_EQ(**sut.Next(), "{\"op\":\"y\"}");
+  EXPECT_FALSE(sut.raw());
+}
+
+TEST(FrameTest, RawFramesAreRefusedOverTheirBoundAndWhereNobodyWantsThem) {
+  FrameDecoder bounded(64, 128);
+  bounded.Feed(Bytes(RawFrameHeader(129)));
+  EXPECT_EQ(bounded.Next().status().code(), Code::kInvalidArgument);
+  FrameDecoder plain(64);
+  plain.Feed(Bytes(RawFrameHeader(1) + "x"));
+  EXPECT_EQ(plain.Next().status().code(), Code::kInvalidArgument);
+}
+
 TEST(FrameTest, DeepNestingIsNoStackOverflow) {
   const std::string deep =
       "{\"op\":\"x\",\"a\":" + std::string(400'000, '[') + std::string(400'000, ']') + "}";
