@@ -21,7 +21,8 @@ def rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``fed``; ``used``, ``padded``, ``dropped`` and ``skipped`` of all passes that reached their
+        ``fed``: after rows were evened out; ``given`` and ``taken`` by that, of what Spark brought
+        to this node and from other nodes; ``used``, ``padded``, ``dropped`` and ``skipped`` of all passes that reached their
         end; ``unfinished``: rows used in the others; ``passes`` as told, the newest; ``epochs``: of
         those that reached their end, in order, the same counts, where ``fed`` is ``used`` and
         ``dropped`` and ``skipped`` together.
@@ -37,6 +38,8 @@ def rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
         epochs.append({"fed": sums["used"] + sums["dropped"] + sums["skipped"], **sums})
     return {
         "fed": feed.get("rows", 0),
+        "given": feed.get("given", 0),
+        "taken": feed.get("taken", 0),
         **counts,
         "unfinished": older.get("unfinished", 0) + unfinished,
         "epochs": epochs,

@@ -23,15 +23,23 @@ class PlannedFeed:
     cache: str
     order_by: tuple[str, ...] = ()
     stable: bool = False
+    balance: bool = True
 
     @property
     def inputs(self) -> list[str]:
         """Columns of `frame`, in the order in which the feed takes them."""
         return _schema.inputs(self.schema)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what the agent must know of the feed."""
-        return {"schema": self.schema, "cache": self.cache}
+    def to_json(self, *, in_step: bool = True) -> dict[str, Any]:
+        """Return what the agent must know of the feed.
+
+        Parameters
+        ----------
+        in_step
+            Whether all nodes that are fed step together, so that rows may be evened out.
+        """
+        balance = self.balance and in_step and self.cache != "none"
+        return {"schema": self.schema, "cache": self.cache, "balance": balance}
 
 
 class Feed:
@@ -77,6 +85,10 @@ class Feed:
     stable
         Says that the DataFrame has the same partitions, with the same rows in the same order, every
         time it is computed, so that a restarted run need not sort it.
+    balance
+        Whether nodes whose partitions hold more rows hand some to nodes with fewer, once all rows
+        are there, so that all have equally many. Not with ``cache="none"``, whose rows do not stay,
+        nor for workers of parameter servers, which do not step together.
     probe
         Whether to look at the first row before anything starts; finds empty data and wrong shapes
         early, for one small Spark job. Without it, arrays, vectors and images need `shapes`.
@@ -100,6 +112,7 @@ class Feed:
         cache: str | None = "auto",
         order_by: str | Sequence[str] = (),
         stable: bool = False,
+        balance: bool = True,
         probe: bool = True,
     ) -> None:
         if not (hasattr(df, "mapInArrow") and hasattr(df, "schema")):
@@ -129,6 +142,7 @@ class Feed:
         self.cache = cache
         self.order_by = (order_by,) if isinstance(order_by, str) else tuple(order_by)
         self.stable = stable
+        self.balance = balance
         self.probe = probe
 
     def plan(self, name: str) -> PlannedFeed:
@@ -169,7 +183,9 @@ class Feed:
         frame = self.df
         if list(names) != list(self.df.columns):
             frame = self.df.select(*[_schema.quote(column) for column in names])
-        return PlannedFeed(name, frame, planned.to_json(), self.cache, self.order_by, self.stable)
+        return PlannedFeed(
+            name, frame, planned.to_json(), self.cache, self.order_by, self.stable, self.balance
+        )
 
     def _measure(self, asked: Sequence[str], where: str) -> dict[str, Any]:
         """Evaluate expressions on the first row."""

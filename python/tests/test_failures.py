@@ -383,7 +383,7 @@ class TestFeeding:
             cluster.run(read, data=df)
 
     def test_refuse_tells_that_ranks_hold_different_numbers(self, spark, cluster):
-        df = spark.range(0, 100, 1, 2).where("id < 60")
+        df = spark.range(0, 120, 1, 2).where("id < 61")  # 60 and 1, or evened out 31 and 30
 
         def read(ctx):
             return sum(1 for _ in ctx.reader("train", 16, remainder="refuse"))

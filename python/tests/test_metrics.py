@@ -186,7 +186,7 @@ class TestRun:
             ) as cluster:
                 url = cluster.serve_prometheus()
                 assert cluster.prometheus() == get(url)[1] == ""
-                result = cluster.run(read_twice, data=df)
+                result = cluster.run(read_twice, data=Feed(df, balance=False))
                 live = samples(get(url)[1])
             found = result.rows["train"]
             assert found["fed"] == rows

@@ -44,6 +44,7 @@ Agent::~Agent() {
   node_.reset();
   session_.reset();
   side_.reset();
+  hand_.reset();
   service_.reset();
 }
 
@@ -201,12 +202,17 @@ Status Agent::Configure(net::Message& message) {
   options.local_dirs = config_.local_dirs;
   feed::FeedService::Callbacks callbacks;
   callbacks.send_to_feeder = [this](const json& packet) {
+    if (hand_ && hand_->Route(packet)) return;
     if (!side_ || !side_->Route(packet)) SendToFeeder(packet, {});
   };
   callbacks.rows_changed = [this](const std::string& feed) {
     ScheduleBeat(service_ && service_->Local(feed).ended);
   };
+  callbacks.balanced = [this](const std::string& feed) {
+    if (hand_) hand_->OnBalanced(feed);
+  };
   service_ = std::make_unique<feed::FeedService>(std::move(options), std::move(callbacks));
+  StartHandOver();
   loop_->Every(Seconds(kFeedTick_s),
                [this] { service_->OnTick(std::chrono::steady_clock::now()); });
   ARC_ASSIGN(port_, HeldPort::Reserve(config_.host, config_.first_port, config_.last_port));
@@ -265,6 +271,9 @@ void Agent::Join() {
   callbacks.on_barrier = [this](const json& answer) { OnBarrierAnswer(answer); };
   callbacks.on_side = [this](const json& message) {
     if (side_) side_->OnCoordinator(message);
+  };
+  callbacks.on_hand = [this](const json& message) {
+    return hand_ ? hand_->OnCoordinator(message) : Status::Ok();
   };
   callbacks.on_ping = [this] { OnPing(); };
   callbacks.on_describe = [this] { OnDescribe(); };

@@ -17,6 +17,7 @@
 #include "arcflow/base/status.h"
 #include "arcflow/control/agent_session.h"
 #include "arcflow/control/coordinator.h"
+#include "arcflow/control/hand_over.h"
 #include "arcflow/control/held_port.h"
 #include "arcflow/control/log_file.h"
 #include "arcflow/control/node_inspector.h"
@@ -68,7 +69,8 @@ class Agent {
   void OnAbort(const nlohmann::json& body);
   void SendToFeeder(const nlohmann::json& packet, const std::vector<int>& fds);
   void SendOutcome();
-  Status StartSide();  // agent_side.cc, as all below
+  void StartHandOver();  // agent_hand.cc
+  Status StartSide();    // agent_side.cc, as all below
   void Detach();
   bool TellResult();
 
@@ -134,6 +136,7 @@ class Agent {
   std::unique_ptr<Coordinator> hosted_;
   std::unique_ptr<feed::FeedService> service_;
   std::unique_ptr<SideServer> side_;  // of an agent that may be detached; needs service_
+  std::unique_ptr<HandOver> hand_;    // of a run with balanced feeds; needs service_
   std::unique_ptr<AgentSession> session_;
   std::unique_ptr<LogFile> log_file_;
   std::unique_ptr<NodeProcess> node_;

@@ -19,13 +19,14 @@ constexpr std::size_t kMaxPathBytes = 4096;
 constexpr int kMaxRespawns = 1'000'000;
 constexpr std::uint64_t kMaxReportBytes = std::uint64_t{1} << 20;
 
-/// {"schema": …, "cache": "auto"}
+/// {"schema": …, "cache": "auto", "balance": false}
 Result<feed::FeedOptions> FeedFromJson(const json& object) {
   feed::FeedOptions options;
   std::string cache = "auto";
   Fields in(object, "feed");
   const json* schema = in.Find("schema", Need::kRequired);
-  in.String("cache", &cache, kMaxNameBytes, Need::kOptional);
+  in.String("cache", &cache, kMaxNameBytes, Need::kOptional)
+      .Bool("balance", &options.balance, Need::kOptional);
   ARC_TRY(in.status());
   ARC_ASSIGN(options.schema, columnar::Schema::FromJson(*schema));
   ARC_ASSIGN(options.cache, feed::CacheFromName(cache));

@@ -98,6 +98,7 @@ void Agent::Fail(Failure failure, double grace_s) {
     });
   }
   phase_ = Phase::kEnding;
+  if (hand_) hand_->Close();
   if (side_) side_->Close(failure_ ? failure_->Summary() : verdict_->reason);
   if (service_) {
     service_->RefuseMore();
@@ -112,6 +113,7 @@ void Agent::OnVerdict(Verdict verdict) {
   verdict_ = std::move(verdict);
   Mark("verdict");
   phase_ = Phase::kEnding;
+  if (hand_) hand_->Close();
   if (side_) side_->Close(verdict_->reason.empty() ? "it is over" : verdict_->reason);
   if (service_) {
     service_->RefuseMore();
@@ -185,6 +187,7 @@ void Agent::Finish() {
   SendOutcome();
   phase_ = Phase::kLingering;
   side_.reset();
+  hand_.reset();
   service_.reset();
   if (feeder_gone_ || detached_) {
     phase_ = Phase::kOver;

@@ -126,6 +126,7 @@ Status AgentSession::State::Dispatch(const std::string& op, const json& message)
     if (callbacks.on_side) callbacks.on_side(message);
     return Status::Ok();
   }
+  if (op == "hand") return callbacks.on_hand ? callbacks.on_hand(message) : Status::Ok();
   if (op == "describe") {
     callbacks.on_describe();
     return Status::Ok();

@@ -29,6 +29,8 @@ class AgentSession {
     std::function<void(int lines)> on_lines;
     /// The driver, or the answer to a claim (side_server.h).
     std::function<void(const nlohmann::json& message)> on_side;
+    /// Where another rank gives rows (hand_messages.h).
+    std::function<Status(const nlohmann::json& message)> on_hand;
     /// The node is to be described and ended: it holds up the run.
     std::function<void()> on_describe;
     std::function<void(Verdict verdict)> on_verdict;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The coordinator's part in feeding a run that lives on: what the driver tells all agents, which
-// attempts count, and the results of nodes whose task is long gone.
+// The coordinator's part in feeding: what the driver tells all agents of a run that lives on, which
+// attempts count, the results of nodes whose task is long gone, and where uneven ranks find rows.
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -8,6 +8,7 @@
 #include "arcflow/control/coordinator_internal.h"
 #include "arcflow/control/coordinator_state.h"
 #include "arcflow/control/fields.h"
+#include "arcflow/control/hand_messages.h"
 #include "arcflow/control/text.h"
 
 namespace arcflow::control {
@@ -73,6 +74,19 @@ Status CoordinatorState::OnEnough(MemberState& member, const json& message) {
   ARC_TRY(in.status());
   Emit(EventQueue::Kind::kPlain,
        {{"event", "enough"}, {"rank", member.join.rank}, {"feed", std::move(feed)}});
+  return Status::Ok();
+}
+
+/// Who gives rows tells those who get them.
+Status CoordinatorState::OnHand(MemberState& member, const json& message) {
+  ARC_ASSIGN(const HandOffer offer, HandOffer::FromJson(message));
+  const net::SharedFrame frame =
+      ShareFrame(HandPlace{offer.feed, member.join.rank, offer.port}.ToJson());
+  for (const int rank : offer.ranks) {
+    const auto found = members_.find(rank);
+    if (found == members_.end() || found->second->left) continue;
+    SendOrAbort(*found->second->peer->channel, frame);
+  }
   return Status::Ok();
 }
 

@@ -117,6 +117,7 @@ Status CoordinatorState::Dispatch(MemberState& member, const std::string& op, js
   if (op == "lines") return OnLines(member, message);
   if (op == "claim") return OnClaim(member, message);
   if (op == "enough") return OnEnough(member, message);
+  if (op == "hand") return OnHand(member, message);
   if (op == "result") return OnResult(member, message);
   if (op == "bye") {
     OnBye(member, message);

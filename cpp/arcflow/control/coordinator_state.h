@@ -74,6 +74,7 @@ class CoordinatorState {
   Status OnLines(MemberState& member, nlohmann::json& message);
   Status OnClaim(MemberState& member, const nlohmann::json& message);   // coordinator_side.cc
   Status OnEnough(MemberState& member, const nlohmann::json& message);  // coordinator_side.cc
+  Status OnHand(MemberState& member, const nlohmann::json& message);    // coordinator_side.cc
   Status OnResult(MemberState& member, nlohmann::json& message);        // coordinator_side.cc
   void OnBye(MemberState& member, nlohmann::json& message);
   void OnClosed(const PeerPtr& peer, const Status& why);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "arcflow/control/hand_messages.h"
 #include "arcflow/control/protocol.h"
 #include "arcflow/control/text.h"
 
@@ -38,6 +39,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   RoundTrip<Member>(input);
   RoundTrip<Verdict>(input);
   RoundTrip<CoordinatorTuning>(input);
+  RoundTrip<HandOffer>(input);
+  RoundTrip<HandPlace>(input);
+  RoundTrip<HandHello>(input);
+  RoundTrip<HandTake>(input);
+  RoundTrip<HandPiece>(input);
   (void)AgentConfig::FromJson(input).ok();
   return 0;
 }

@@ -10,13 +10,17 @@
 #include <iterator>
 #include <new>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "arcflow/control/coordinator.h"
 #include "arcflow/control/feeder_link.h"
 #include "arcflow/control/node_link.h"
 #include "arcflow/control/text.h"
+#include "arcflow/feed/reader.h"
 #include "arcflow/net/packet.h"
 
 namespace {
@@ -78,6 +82,40 @@ int AskForFeed(int broker_fd, NodeLink& link) {
   auto message = arcflow::net::ReceiveMessage(session->get(), -1, deadline);
   if (!message.ok() || !*message) return Give("no answer: " + message.status().ToString());
   return link.SetResult((**message).body->dump()).ok() ? 0 : Give("result");
+}
+
+/// Reads the feed "train" twice: ids, and texts that follow from them. The result says what it saw.
+int ReadFeed(int broker_fd, NodeLink& link) {
+  const auto deadline = Deadline::AfterSeconds(kTimeout_s);
+  json told = json::array();
+  arcflow::feed::ReaderOptions options;
+  options.feed = "train";
+  options.batch_size = 7;
+  for (int pass = 0; pass < 2; ++pass) {
+    auto reader = arcflow::feed::Reader::Open(broker_fd, options, deadline);
+    if (!reader.ok()) return Give(reader.status().ToString());
+    json ids = json::array();
+    std::size_t padding = 0;
+    std::size_t steps = 0;
+    for (;; ++steps) {
+      const auto batch = (*reader)->Next(deadline);
+      if (!batch.ok()) return Give(batch.status().ToString());
+      if (!*batch) break;
+      std::vector<std::int64_t> values((*batch)->rows());
+      std::vector<std::string_view> texts;
+      const auto& schema = (*reader)->schema();
+      if (!CopyColumn(**batch, schema, 0, std::as_writable_bytes(std::span(values))).ok() ||
+          !StringColumn(**batch, 1, &texts).ok())
+        return Give("columns");
+      for (std::size_t i = 0; i < (*batch)->real_rows(); ++i) {
+        if (texts[i] != "row " + std::to_string(values[i])) return Give("a row is torn");
+        ids.push_back(values[i]);
+      }
+      padding += (*batch)->padding;
+    }
+    told.push_back({{"ids", std::move(ids)}, {"padding", padding}, {"steps", steps}});
+  }
+  return link.SetResult(told.dump()).ok() ? 0 : Give("result");
 }
 
 /// glibc finds out and aborts.
@@ -195,6 +233,7 @@ int Node(const std::string& mode) {
     return code;
   }
   if (mode == "result") return (*link)->SetResult("early").ok() ? 0 : Give("result");
+  if (mode == "read") return ReadFeed(*fd, **link);
   if (mode == "ask_for_feed") return AskForFeed(*fd, **link);
   if (mode == "ok") return Succeed(**link, config);
   SleepForEver();
