@@ -32,6 +32,16 @@ def serve_reads(ctx: Any) -> None:
                 file.flush()
 
 
+def epochs_of_steps(ctx: Any) -> int:
+    """Read all epochs, busy for a while after each batch, as a program that steps with others."""
+    steps = 0
+    for _ in range(ctx.args["epochs"]):
+        for _columns, _padding in ctx.reader("train", ctx.args["batch"]):
+            time.sleep(ctx.args["step_s"])
+            steps += 1
+    return steps
+
+
 def replay(ctx: Any) -> dict[str, list[float]]:
     """Read the feed several times over; beside it, interleaved, `tf.data` over arrays in memory."""
     import numpy as np

@@ -26,6 +26,7 @@ PARTS = {
     "bounded_memory": 1,
     "spark_to_tensor": 7,
     "launch": 5,
+    "uneven": 5,
 }
 
 

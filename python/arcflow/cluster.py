@@ -36,7 +36,7 @@ from .feed import plan_feeds
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _REMAINDERS = ("pad", "drop", "refuse", "partial")
 _MIN_FEED_MEMORY = 1 << 20
-_ROW_COUNTS = ("fed", "used", "padded", "dropped", "skipped", "unfinished")
+_ROW_COUNTS = ("fed", "given", "taken", "used", "padded", "dropped", "skipped", "unfinished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Result:
     evaluators
         What it returned in each evaluator; None for one that was stopped at the end of training.
     rows
-        For each feed: rows ``fed``; rows ``used``, ``padded``, ``dropped`` and ``skipped`` (used by
+        For each feed: rows ``fed``; of those ``given`` to and ``taken`` from other nodes to even
+        them out (``fed`` counts each where it then was); rows ``used``, ``padded``, ``dropped`` and ``skipped`` (used by
         an earlier attempt) in all passes that were read to their end; rows taken in passes left
         ``unfinished`` (Keras looks at a batch before it trains); and ``nodes``, the same for each
         rank, with its ``epochs``: the passes that reached their end, where ``fed`` is the sum of

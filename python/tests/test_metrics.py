@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 from spark_testing import on
 
-from arcflow import Cluster, _metrics, _prometheus, _scalars, errors
+from arcflow import Cluster, Feed, _metrics, _prometheus, _scalars, errors
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
 SECOND = 1_000_000_000
