@@ -9,11 +9,11 @@
 #include <utility>
 
 #include "arcflow/base/log.h"
+#include "arcflow/control/chunks.h"
 #include "arcflow/control/fields.h"
 #include "arcflow/control/hand_over.h"
 #include "arcflow/control/protocol.h"
 #include "arcflow/control/text.h"
-#include "arcflow/net/frame.h"
 
 namespace arcflow::control {
 
@@ -21,45 +21,23 @@ using nlohmann::json;
 
 namespace {
 
-/// Sent and not yet written by the taker; bounds what both sides hold beside the segments.
-constexpr std::uint64_t kWindowBytes = 4 * kHandChunkBytes;
-
 /// The next bytes of a segment that were ever written; what was not is zero at the taker too.
-struct Chunk {
+struct Extent {
   std::uint64_t at = 0;
-  std::uint64_t bytes = 0;  // 0: there are none
+  std::size_t bytes = 0;  // 0: there are none
 };
 
-Result<Chunk> NextChunk(const Fd& memory, std::uint64_t at, std::uint64_t end) {
-  if (at >= end) return Chunk{};
+Result<Extent> NextExtent(const Fd& memory, std::uint64_t at, std::uint64_t end) {
+  if (at >= end) return Extent{};
   const off_t data = ::lseek(memory.get(), static_cast<off_t>(at), SEEK_DATA);
-  if (data < 0 && errno == ENXIO) return Chunk{};
+  if (data < 0 && errno == ENXIO) return Extent{};
   if (data < 0) return Status::FromErrno(errno, "a segment");
   const off_t hole = ::lseek(memory.get(), data, SEEK_HOLE);
   if (hole < 0) return Status::FromErrno(errno, "a segment");
   const auto begin = static_cast<std::uint64_t>(data);
   const std::uint64_t stop = std::min(end, static_cast<std::uint64_t>(hole));
-  if (begin >= stop) return Chunk{};
-  return Chunk{begin, std::min<std::uint64_t>(stop - begin, kHandChunkBytes)};
-}
-
-/// A raw frame: the place, then the bytes.
-Result<net::SharedFrame> ChunkFrame(const Fd& memory, const Chunk& chunk) {
-  std::string frame = net::RawFrameHeader(kHandPlaceBytes + chunk.bytes);
-  for (int shift = 0; shift < 64; shift += 8)
-    frame.push_back(static_cast<char>(chunk.at >> shift & 0xff));
-  std::size_t size = frame.size();
-  frame.resize(size + chunk.bytes);
-  for (std::uint64_t at = chunk.at; size < frame.size();) {
-    const ssize_t n =
-        ::pread(memory.get(), frame.data() + size, frame.size() - size, static_cast<off_t>(at));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Status::FromErrno(errno, "a segment");
-    if (n == 0) return DataLoss("a segment is shorter than it was");
-    size += static_cast<std::size_t>(n);
-    at += static_cast<std::uint64_t>(n);
-  }
-  return std::make_shared<const std::string>(std::move(frame));
+  if (begin >= stop) return Extent{};
+  return Extent{begin, static_cast<std::size_t>(std::min<std::uint64_t>(stop - begin, kChunkBytes))};
 }
 
 }  // namespace
@@ -173,16 +151,16 @@ Status HandOver::OnTake(Taker& taker, const json& message) {
 
 /// As much as may be under way.
 Status HandOver::SendChunks(Taker& taker) {
-  while (taker.sending && taker.under_way < kWindowBytes) {
-    ARC_ASSIGN(const Chunk chunk, NextChunk(taker.piece->memory, taker.at, taker.piece->bytes));
-    if (chunk.bytes == 0) {
+  while (taker.sending && taker.under_way < kChunkWindowBytes) {
+    ARC_ASSIGN(const Extent next, NextExtent(taker.piece->memory, taker.at, taker.piece->bytes));
+    if (next.bytes == 0) {
       EndPiece(taker);
       Send(*taker.channel, {{"op", "sent"}});
       break;
     }
-    ARC_ASSIGN(net::SharedFrame frame, ChunkFrame(taker.piece->memory, chunk));
-    taker.at = chunk.at + chunk.bytes;
-    taker.under_way += chunk.bytes;
+    ARC_ASSIGN(net::SharedFrame frame, ChunkOf(taker.piece->memory, next.at, next.bytes));
+    taker.at = next.at + next.bytes;
+    taker.under_way += next.bytes;
     ARC_TRY(taker.channel->SendFrame(std::move(frame)));
   }
   return Status::Ok();

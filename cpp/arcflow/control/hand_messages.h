@@ -63,9 +63,4 @@ struct HandPiece {
   static Result<HandPiece> FromJson(const nlohmann::json& json);
 };
 
-/// Raw frames carry a part of the segment behind the place where it belongs, eight bytes little
-/// endian.
-inline constexpr std::size_t kHandPlaceBytes = 8;
-inline constexpr std::size_t kHandChunkBytes = std::size_t{1} << 20;  // of one frame, at most
-
 }  // namespace arcflow::control

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "arcflow/base/mapping.h"
+#include "arcflow/control/chunks.h"
 #include "arcflow/control/fields.h"
 #include "arcflow/control/hand_over.h"
 #include "arcflow/control/protocol.h"
@@ -18,14 +19,14 @@ using nlohmann::json;
 
 namespace {
 
-Status WriteAt(const Fd& memory, const char* from, std::size_t n, std::uint64_t at) {
-  while (n > 0) {
-    const ssize_t done = ::pwrite(memory.get(), from, n, static_cast<off_t>(at));
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return Status::FromErrno(errno, "memory for rows of another rank");
-    from += done;
-    n -= static_cast<std::size_t>(done);
-    at += static_cast<std::uint64_t>(done);
+Status WriteAt(const Fd& memory, Chunk chunk) {
+  while (!chunk.bytes.empty()) {
+    const ssize_t n = ::pwrite(memory.get(), chunk.bytes.data(), chunk.bytes.size(),
+                               static_cast<off_t>(chunk.at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Status::FromErrno(errno, "memory for rows of another rank");
+    chunk.bytes.remove_prefix(static_cast<std::size_t>(n));
+    chunk.at += static_cast<std::uint64_t>(n);
   }
   return Status::Ok();
 }
@@ -130,16 +131,10 @@ Status HandOver::OnRoom(const json& packet) {
 
 Status HandOver::OnChunk(const std::string& body) {
   if (!incoming_) return Status::Ok();  // too late
-  if (!incoming_->memory.valid() || body.size() <= kHandPlaceBytes)
-    return InvalidArgument("bytes that were not asked for");
-  std::uint64_t at = 0;
-  for (std::size_t i = 0; i < kHandPlaceBytes; ++i)
-    at |= std::uint64_t{static_cast<unsigned char>(body[i])} << (8 * i);
-  const std::size_t n = body.size() - kHandPlaceBytes;
-  const std::uint64_t bytes = incoming_->piece.bytes;
-  if (at > bytes || n > bytes - at) return InvalidArgument("bytes outside of their piece");
-  ARC_TRY(WriteAt(incoming_->memory, body.data() + kHandPlaceBytes, n, at));
-  Send(*sources_.at(jobs_.front().move.from), {{"op", "got"}, {"bytes", n}});
+  if (!incoming_->memory.valid()) return InvalidArgument("bytes that were not asked for");
+  ARC_ASSIGN(const Chunk chunk, ReadChunk(body, incoming_->piece.bytes));
+  ARC_TRY(WriteAt(incoming_->memory, chunk));
+  Send(*sources_.at(jobs_.front().move.from), {{"op", "got"}, {"bytes", chunk.bytes.size()}});
   return Status::Ok();
 }
 
