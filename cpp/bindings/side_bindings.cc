@@ -12,6 +12,7 @@
 #include "arcflow/columnar/schema.h"
 #include "arcflow/control/node_link.h"
 #include "arcflow/control/packets.h"
+#include "arcflow/control/remote_link.h"
 #include "arcflow/control/side_link.h"
 #include "core_bindings.h"
 
@@ -42,7 +43,7 @@ Heard ToPython(const std::optional<net::Message>& message) {
 
 /// A task's link, and the writer of the stage at hand.
 struct TaskLink {
-  std::unique_ptr<control::SideLink> link;
+  std::unique_ptr<control::TaskLink> link;
   std::unique_ptr<feed::Writer> writer;
   std::string stage;
 };
@@ -55,7 +56,17 @@ TaskLink* Connect(const std::string& address, const nb::bytes& secret) {
   return new TaskLink{std::move(link), nullptr, ""};
 }
 
-Status SendJson(control::SideLink& link, const std::string& text, const std::string& document) {
+TaskLink* ConnectRemote(const std::string& host, std::uint16_t port, const nb::bytes& secret,
+                        bool encrypt) {
+  const std::string key(View(secret));
+  auto link = ValueOrThrow(WithoutGil([&] {
+    return control::RemoteLink::Connect(host, port, control::RemoteChannelOptions(key, encrypt),
+                                        Deadline::AfterSeconds(kConnectTimeout_s));
+  }));
+  return new TaskLink{std::move(link), nullptr, ""};
+}
+
+Status SendJson(control::TaskLink& link, const std::string& text, const std::string& document) {
   ARC_ASSIGN(const json packet, ParseObject(text, "packet"));
   if (document.empty()) return link.Send(packet, {});
   ARC_ASSIGN(const Fd memory, control::BytesToMemfd("arcflow-schema", document));
@@ -73,7 +84,7 @@ Status Begin(TaskLink& self, const std::string& stage, const std::string& schema
   return Status::Ok();
 }
 
-control::SideLink& Open(TaskLink& self) {
+control::TaskLink& Open(TaskLink& self) {
   if (!self.link) Raise(FailedPrecondition("this link is closed"));
   return *self.link;
 }
@@ -127,17 +138,20 @@ const auto kNothingYet = [](const Result<std::optional<net::Message>>& each) {
 void BindTaskLink(nb::module_& module) {
   nb::class_<TaskLink>(module, "SideLink", "A Spark task's link to an agent that lives on.")
       .def(nb::new_(&Connect), nb::arg("address"), nb::arg("secret"))
+      .def_static("remote", &ConnectRemote, nb::arg("host"), nb::arg("port"), nb::arg("secret"),
+                  nb::arg("encrypt"), nb::rv_policy::take_ownership,
+                  "A link to an agent of another executor, by TCP.")
       .def(
           "send",
           [](TaskLink& self, const std::string& text, const std::string& document) {
-            control::SideLink& link = Open(self);
+            control::TaskLink& link = Open(self);
             OrThrow(WithoutGil([&] { return SendJson(link, text, document); }));
           },
           nb::arg("json"), nb::arg("document") = "")
       .def(
           "receive",
           [](TaskLink& self, double timeout_s) {
-            control::SideLink& link = Open(self);
+            control::TaskLink& link = Open(self);
             return ToPython(ValueOrThrow(InSlices(
                 timeout_s, [&](Deadline slice) { return link.Receive(slice); }, kNothingYet)));
           },

@@ -29,13 +29,14 @@ class SidePlan:
     run_id: str
     secret: str  # hex
     version: str
-    agents: list[dict[str, Any]]  # rank, jvm_pid, host
+    agents: list[dict[str, Any]]  # rank, jvm_pid, host, port; those with fewest rows first
     feed: str
     schema: dict[str, Any]
     cache: str
     job: str
     segment_bytes: int
     wait_s: float = 0.0  # for a node that serves
+    encrypt: bool = False  # what goes to another executor
 
 
 class _EnoughError(Exception):
@@ -43,7 +44,7 @@ class _EnoughError(Exception):
 
 
 def feed(plan: SidePlan, batches: Iterable[Any]) -> Iterator[Any]:
-    """Feed the rows of one partition to the nodes of this executor.
+    """Feed the rows of one partition to the nodes of this executor, or to one of another.
 
     Yields
     ------
@@ -72,7 +73,7 @@ def _feed(plan: SidePlan, who: dict[str, int], batches: Iterable[Any]) -> tuple[
     """Return how many rows were fed, whether they count, and whether all nodes here have enough."""
     with contextlib.ExitStack() as stack:
         stages = []
-        for rank, link in _links(plan, stack):
+        for rank, link in _links(plan, who["partition"], stack):
             stage = _Stage(plan, rank, link)
             if stage.attach(who):
                 stages.append(stage)
@@ -175,8 +176,8 @@ class _Stage:
         return bool(answer(self._link, "decided")[0]["granted"])
 
 
-def _links(plan: SidePlan, stack: contextlib.ExitStack) -> list[tuple[int, Any]]:
-    """Connect to the agents of this executor, by rank; a task without any cannot do its work."""
+def _links(plan: SidePlan, turn: int, stack: contextlib.ExitStack) -> list[tuple[int, Any]]:
+    """Connect to the agents of this executor, by rank, or else to one of another."""
     from . import _core
 
     mine = _executor.versions()["arcflow"]
@@ -196,15 +197,31 @@ def _links(plan: SidePlan, stack: contextlib.ExitStack) -> list[tuple[int, Any]]
             link = _core.SideLink(address, bytes.fromhex(plan.secret))
             stack.callback(link.close)
             found.append((int(agent["rank"]), link))
-    if not found:
-        hosts = ", ".join(sorted({str(agent["host"]) for agent in plan.agents}))
-        raise _task.refuse(
-            "FAILED_PRECONDITION",
-            f"no node of this run lives on the executor of a task that feeds it (nodes are on {hosts}): "
-            "a task feeds nodes of its own executor. Give every executor a node (leave size= out), "
-            "or start as many executors as there are nodes",
-        )
-    return found
+    return found or [_remote(plan, turn, stack)]
+
+
+def _remote(plan: SidePlan, turn: int, stack: contextlib.ExitStack) -> tuple[int, Any]:
+    """Connect to an agent of another executor: tasks in turn, those with fewest rows first."""
+    from . import _core
+
+    tried = []
+    for number in range(len(plan.agents)):
+        agent = plan.agents[(turn + number) % len(plan.agents)]
+        try:
+            link = _core.SideLink.remote(
+                agent["host"], agent["port"], bytes.fromhex(plan.secret), plan.encrypt
+            )
+        except errors.ArcflowError as error:
+            tried.append(f"rank {agent['rank']} at {agent['host']}:{agent['port']} ({error.message})")
+            continue
+        stack.callback(link.close)
+        return int(agent["rank"]), link
+    raise _task.refuse(
+        "UNAVAILABLE",
+        "no node of this run lives on the executor of a task that feeds it, and none can be reached "
+        f"from there: {'; '.join(tried)}. Open the ports between the executors' hosts, or give every "
+        "executor a node (leave size= out)",
+    )
 
 
 def answer(link: Any, wanted: str, *others: str) -> tuple[dict[str, Any], bytes]:
@@ -224,7 +241,7 @@ def answer(link: Any, wanted: str, *others: str) -> tuple[dict[str, Any], bytes]
 
 
 def infer(plan: SidePlan, batches: Iterable[Any], spark_schema: Any) -> Iterator[Any]:
-    """Ask a node of this executor about the rows of one partition, block by block, in order.
+    """Ask a node, of this executor if it has one, about the rows of one partition, block by block, in order.
 
     Yields
     ------
@@ -236,7 +253,7 @@ def infer(plan: SidePlan, batches: Iterable[Any], spark_schema: Any) -> Iterator
     context = TaskContext.get()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_told())
-        links = _links(plan, stack)
+        links = _links(plan, context.partitionId(), stack)
         _, link = links[context.partitionId() % len(links)]
         header = {
             "op": "attach",

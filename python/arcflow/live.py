@@ -71,6 +71,8 @@ class Running(_run.Run):
         self._told: dict[str, Any] = {}
         self._streams: list[_live_stream.Stream] = []
         self._published: dict[str, set[int]] = {}  # micro-batches of each stream
+        self._side_ports: dict[int, int] = {}
+        self._rows_now: dict[int, int] = {}  # that each node has, of all feeds
         self._stopping = False
         self._closed = False
         try:
@@ -101,7 +103,12 @@ class Running(_run.Run):
         self._board = self._stack.enter_context(self._new_board())
         outcomes = self._see_through()
         self._agents = [
-            {"rank": one.rank, "jvm_pid": one.outcome["jvm_pid"], "host": one.outcome["host"]}
+            {
+                "rank": one.rank,
+                "jvm_pid": one.outcome["jvm_pid"],
+                "host": one.outcome["host"],
+                "port": self._side_ports[one.rank],
+            }
             for one in outcomes
             if one.rank in self._roles.fed
         ]
@@ -121,6 +128,16 @@ class Running(_run.Run):
                 self._board.poll()
             except errors.ArcflowError:  # the coordinator was closed
                 return
+
+    def _on_joined(self, event: dict[str, Any]) -> None:
+        super()._on_joined(event)
+        self._side_ports[int(event["rank"])] = int(event["side_port"])
+
+    def _on_progress(self, event: dict[str, Any]) -> None:
+        super()._on_progress(event)
+        for one in event["ranks"]:
+            feeds = (one.get("feeds") or {}).values()
+            self._rows_now[int(one["rank"])] = sum(feed["rows"] for feed in feeds)
 
     def _on_enough(self, event: dict[str, Any]) -> None:
         self._enough.setdefault(str(event["feed"]), set()).add(int(event["rank"]))
@@ -366,12 +383,13 @@ class Running(_run.Run):
             run_id=self.run_id,
             secret=self._secret,
             version=_executor.versions()["arcflow"],
-            agents=self._agents,
+            agents=sorted(self._agents, key=lambda one: self._rows_now.get(one["rank"], 0)),
             feed=planned.name,
             schema=planned.schema,
             cache=planned.cache,
             job=job,
             segment_bytes=self._options.segment_bytes,
+            encrypt=self._options.encrypt,
         )
 
     def _feed_once(self, planned: Any, job: str, *, whole: bool) -> Fed:

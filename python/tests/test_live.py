@@ -347,13 +347,19 @@ class TestRefusals:
         one.feed(numbered(session, 0, 3))
         one.stop()
 
-    def test_a_task_on_an_executor_without_a_node_says_what_to_do(self, session, one):
-        running = one.start(read_all)
-        one.feed(numbered(session, 0, 3))
-        running._agents = [{**agent, "jvm_pid": 1} for agent in running._agents]
-        with pytest.raises(errors.FailedPreconditionError, match="Give every executor a node"):
-            one.feed(numbered(session, 0, 3, 1))
-        assert ids_of(one.stop()) == [0, 1, 2]
+    def test_tasks_on_executors_without_a_node_feed_by_tcp(self, session, two):
+        running = two.start(read_all)
+        two.feed(numbered(session, 0, 3))
+        agents = running._agents
+        running._agents = [{**agent, "jvm_pid": 1} for agent in agents]  # as on another executor
+        assert two.feed(numbered(session, 3, 2000, 4)).rows == 1997
+        assert two.feed(numbered(session, 2000, 2000, 1)).rows == 0
+        running._agents = [{**agent, "jvm_pid": 1, "port": 1} for agent in agents]
+        with pytest.raises(errors.UnavailableError, match=r"none can be reached.*rank 0 at .*:1"):
+            two.feed(numbered(session, 0, 3, 1))
+        result = two.stop()
+        assert ids_of(result) == list(range(2000))
+        assert all(result.values), "tasks take turns"
 
     def test_clusters_that_cannot_live_on(self, session):
         cluster = Cluster(session, size=1, max_restarts=1, progress=False)

@@ -76,6 +76,24 @@ class TestOneCore:
             assert cluster.infer(numbered(session, 0, 40, 4), "id bigint").count() == 40
             cluster.stop()
 
+    def test_an_executor_without_a_node_feeds_and_asks_by_tcp(self, session):
+        def both(ctx):
+            import threading
+
+            ids = []
+            reader = threading.Thread(target=lambda: ids.extend(read_all(ctx)))
+            reader.start()
+            ctx.serve(lambda columns: {"twice": columns["id"] * 2, "text": ["x" * 100] * 50})
+            reader.join()
+            return ids
+
+        with Cluster(session, size=1, progress=False, encrypt=True) as cluster:
+            cluster.start(both)
+            assert cluster.feed(numbered(session, 0, 4000, 8)).rows == 4000
+            answers = cluster.infer(session.range(0, 400, 1, 8), "twice bigint, text string")
+            assert ids_of(cluster.stop()) == list(range(4000))
+            assert [row.twice for row in answers.collect()] == [2 * i for i in range(400)]
+
     @pytest.mark.parametrize("victim", ["node", "agent", "executor"])
     def test_a_killed_process_is_the_callers_error(self, session, victim):
         with Cluster(session, size=2, progress=False, grace=1.0) as cluster:

@@ -43,6 +43,7 @@ Agent::~Agent() {
   inspector_.reset();
   node_.reset();
   session_.reset();
+  remote_.reset();
   side_.reset();
   hand_.reset();
   service_.reset();
@@ -292,6 +293,7 @@ void Agent::Join() {
   join.index = config_.index;
   join.host = config_.host;
   join.port = port_.port;
+  if (remote_) join.side_port = remote_->port();
   join.pid = ::getpid();
   join.jvm_pid = config_.jvm_pid;
   join.versions = config_.versions;

@@ -23,6 +23,7 @@
 #include "arcflow/control/node_inspector.h"
 #include "arcflow/control/node_process.h"
 #include "arcflow/control/protocol.h"
+#include "arcflow/control/remote_server.h"
 #include "arcflow/control/side_server.h"
 #include "arcflow/control/stall_watch.h"
 #include "arcflow/feed/service.h"
@@ -136,6 +137,7 @@ class Agent {
   std::unique_ptr<Coordinator> hosted_;
   std::unique_ptr<feed::FeedService> service_;
   std::unique_ptr<SideServer> side_;  // of an agent that may be detached; needs service_
+  std::unique_ptr<RemoteServer> remote_;  // needs side_
   std::unique_ptr<HandOver> hand_;    // of a run with balanced feeds; needs service_
   std::unique_ptr<AgentSession> session_;
   std::unique_ptr<LogFile> log_file_;

@@ -186,6 +186,7 @@ void Agent::Finish() {
   if (log_file_) log_file_->Close();  // what it holds is read as soon as the run has ended
   SendOutcome();
   phase_ = Phase::kLingering;
+  remote_.reset();
   side_.reset();
   hand_.reset();
   service_.reset();

@@ -8,6 +8,7 @@
 #include "arcflow/base/log.h"
 #include "arcflow/base/mapping.h"
 #include "arcflow/control/agent.h"
+#include "arcflow/control/remote_link.h"
 #include "arcflow/control/text.h"
 
 namespace arcflow::control {
@@ -38,6 +39,12 @@ Status Agent::StartSide() {
   };
   ARC_ASSIGN(side_,
              SideServer::Listen(*loop_, std::move(options), *service_, std::move(callbacks)));
+  RemoteServer::Options remote;
+  remote.channel = RemoteChannelOptions(config_.secret, config_.encrypt);
+  remote.host = config_.host;
+  remote.first_port = config_.first_port;
+  remote.last_port = config_.last_port;
+  ARC_ASSIGN(remote_, RemoteServer::Listen(*loop_, std::move(remote), *side_));
   return Status::Ok();
 }
 

@@ -174,7 +174,8 @@ void CoordinatorState::OnJoin(const PeerPtr& peer, const json& message) {
   Emit(EventQueue::Kind::kPlain, {{"event", "joined"},
                                   {"rank", rank},
                                   {"role", member->join.role},
-                                  {"host", member->join.host}});
+                                  {"host", member->join.host},
+                                  {"side_port", member->join.side_port}});
   members_.emplace(rank, std::move(member));
   if (phase_ == Phase::kStopping)
     return SendStop(*peer->channel);  // too late, but it shall know why

@@ -109,7 +109,8 @@ std::string Failure::Summary() const {
 json Join::ToJson() const {
   return json{{"run_id", run_id}, {"rank", rank},       {"role", role},
               {"index", index},   {"host", host},       {"port", port},
-              {"pid", pid},       {"jvm_pid", jvm_pid}, {"versions", versions}};
+              {"pid", pid},       {"jvm_pid", jvm_pid}, {"versions", versions},
+              {"side_port", side_port}};
 }
 
 Result<Join> Join::FromJson(const json& object) {
@@ -121,6 +122,7 @@ Result<Join> Join::FromJson(const json& object) {
       .Int("index", &j.index, 0, kMaxSize - 1, Need::kRequired)
       .String("host", &j.host, kMaxNameBytes, Need::kRequired)
       .Port("port", &j.port, Need::kRequired)
+      .Port("side_port", &j.side_port, Need::kOptional)
       .Int64("pid", &j.pid, 0, INT32_MAX, Need::kOptional)
       .Int64("jvm_pid", &j.jvm_pid, 0, INT32_MAX, Need::kOptional)
       .StringMap("versions", &j.versions, kMaxVersions, kMaxNameBytes, Need::kOptional);

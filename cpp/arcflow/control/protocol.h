@@ -94,6 +94,7 @@ struct Join {
   int index = 0;
   std::string host;  // where other nodes reach this node's TensorFlow
   std::uint16_t port = 0;
+  std::uint16_t side_port = 0;  // where it takes rows of tasks of other executors; 0: nowhere
   std::int64_t pid = 0;
   std::int64_t jvm_pid = 0;
   std::map<std::string, std::string> versions;  // "python", "tensorflow", "keras", "arcflow", …

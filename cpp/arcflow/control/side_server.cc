@@ -82,20 +82,32 @@ bool SideServer::OnConnection() {
     if (!socket.valid()) return true;
     auto handshake = net::Handshake::Server(options_.secret);
     if (closed_ || clients_.size() >= kMaxClients || !handshake.ok()) continue;  // closes it
-    const int id = next_id_++;
-    Client& client = clients_[id];
-    client.socket = std::move(socket);
+    const int id = AddClient(std::move(socket));
+    if (id == 0) continue;
+    Client& client = clients_.at(id);
     client.handshake.emplace(std::move(*handshake));
-    auto watch = loop_.WatchReadable(client.socket.get(), [this, id] { return OnClient(id); });
-    if (!watch.ok()) {
-      clients_.erase(id);
-      continue;
-    }
-    client.watch = *watch;
     client.patience = loop_.After(Seconds(kHandshake_s), [this, id] { Drop(id); });
     const std::string hello = client.handshake->TakeOutput();
     if (::send(client.socket.get(), hello.data(), hello.size(), MSG_NOSIGNAL) < 0) Drop(id);
   }
+}
+
+/// 0: it cannot be watched.
+int SideServer::AddClient(Fd socket) {
+  const int id = next_id_++;
+  Client& client = clients_[id];
+  client.socket = std::move(socket);
+  auto watch = loop_.WatchReadable(client.socket.get(), [this, id] { return OnClient(id); });
+  if (!watch.ok()) {
+    clients_.erase(id);
+    return 0;
+  }
+  client.watch = *watch;
+  return id;
+}
+
+void SideServer::AddTask(Fd socket) {
+  if (!closed_ && clients_.size() < kMaxClients) (void)AddClient(std::move(socket));
 }
 
 /// False: the watch is over; Drop has then been called.

@@ -48,6 +48,8 @@ class SideServer {
                                                     Callbacks callbacks);
   ~SideServer();
 
+  /// The end of a packet pair whose other end speaks for a task that has proved the secret.
+  void AddTask(Fd socket);
   /// A packet of the service for a writer. False: for none of ours.
   bool Route(const nlohmann::json& packet);
   /// `side` and `claim` of the coordinator.
@@ -103,6 +105,7 @@ class SideServer {
   SideServer(net::Loop& loop, Options options, feed::FeedService& service, Callbacks callbacks);
   Status Bind();
   bool OnConnection();
+  int AddClient(Fd socket);
   bool OnClient(int id);
   Status OnHandshake(Client& client);
   Status OnPacket(int id, Client& client, net::Message& message);

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// RemoteServer: packets and chunks between a channel and the side server's socket.
+#include "arcflow/control/remote_server.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "arcflow/base/log.h"
+#include "arcflow/control/chunks.h"
+#include "arcflow/control/feeder_packets.h"
+#include "arcflow/control/fields.h"
+#include "arcflow/control/packets.h"
+#include "arcflow/control/text.h"
+#include "arcflow/feed/log.h"
+
+namespace arcflow::control {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::size_t kMaxTasks = 1024;
+constexpr std::chrono::seconds kSendTimeout{1};
+
+Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = {}) {
+  return net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Options options,
+                                                           SideServer& server) {
+  std::unique_ptr<RemoteServer> remote(new RemoteServer(loop, server));
+  net::ListenerOptions listen;
+  listen.host = options.host;
+  listen.channel = options.channel;
+  Status last;
+  for (std::uint32_t port = options.first_port; port <= options.last_port; ++port) {
+    listen.port = static_cast<std::uint16_t>(port);
+    auto bound = net::Listener::Bind(
+        loop, listen,
+        [self = remote.get(),
+         alive = std::weak_ptr(remote->alive_)](std::shared_ptr<net::Channel> channel) {
+          if (!alive.expired()) return self->OnAccepted(std::move(channel));
+          channel->Close();
+          return net::ChannelCallbacks{};
+        });
+    if (bound.ok()) {
+      remote->listener_ = std::move(*bound);
+      return remote;
+    }
+    last = bound.status();
+  }
+  return last.WithContext("no port for tasks of other executors");
+}
+
+RemoteServer::~RemoteServer() {
+  listener_.reset();
+  while (!tasks_.empty()) Drop(tasks_.begin()->first);
+}
+
+net::ChannelCallbacks RemoteServer::OnAccepted(std::shared_ptr<net::Channel> channel) {
+  auto pair = net::PacketPair();
+  if (!pair.ok() || tasks_.size() >= kMaxTasks) {
+    channel->Close();
+    return {};
+  }
+  const int id = next_id_++;
+  Task& task = tasks_[id];
+  task.channel = std::move(channel);
+  task.socket = std::move(pair->first);
+  auto watch = loop_.WatchReadable(task.socket.get(), [this, id] { return OnPackets(id); });
+  if (watch.ok()) task.watch = *watch;
+  server_.AddTask(std::move(pair->second));
+  net::ChannelCallbacks callbacks;
+  callbacks.on_message = [this, id, alive = std::weak_ptr(alive_)](json& message) {
+    if (alive.expired() || !tasks_.contains(id)) return;
+    Check(id, OnMessage(tasks_.at(id), message));
+  };
+  callbacks.on_raw = [this, id, alive = std::weak_ptr(alive_)](std::string& body) {
+    if (alive.expired() || !tasks_.contains(id)) return;
+    Check(id, OnChunk(tasks_.at(id), body));
+  };
+  callbacks.on_closed = [this, id, alive = std::weak_ptr(alive_)](const Status&) {
+    if (!alive.expired()) Drop(id);
+  };
+  return callbacks;
+}
+
+void RemoteServer::Check(int id, const Status& status) {
+  if (status.ok()) return;
+  Log(LogLevel::kWarning, "a remote feeding task was cut off: " + status.ToString());
+  Drop(id);
+}
+
+/// The side server sees the end of the socket, and throws away what does not count.
+void RemoteServer::Drop(int id) {
+  const auto found = tasks_.find(id);
+  if (found == tasks_.end()) return;
+  if (found->second.watch != 0) loop_.Unwatch(found->second.watch);
+  found->second.channel->Close();
+  tasks_.erase(found);
+}
+
+Status RemoteServer::OnMessage(Task& task, json& message) {
+  const std::string op = message.value("op", "");
+  if (op == "got") {
+    std::uint64_t bytes = 0;
+    Fields in(message, "got");
+    in.Uint64("bytes", &bytes, task.under_way, Need::kRequired);
+    ARC_TRY(in.status());
+    task.under_way -= bytes;
+    return Pump(task);
+  }
+  if (op == "publish") return Publish(task, message);
+  if (op == "attach") {
+    const auto schema = message.find("document");
+    if (schema == message.end()) return InvalidArgument("attach comes without a schema");
+    ARC_ASSIGN(const Fd document, DocumentToMemfd("arcflow-schema", *schema));
+    message.erase("document");
+    return Pass(task.socket, message, {document.get()});
+  }
+  for (const char* known : {"acquire", "seal", "claim", "block", "serve"}) {
+    if (op == known) return Pass(task.socket, message);
+  }
+  return InvalidArgument("unknown message " + CleanText(op, 64));
+}
+
+Status RemoteServer::OnChunk(Task& task, const std::string& body) {
+  if (!task.grant) return InvalidArgument("rows without room for them");
+  ARC_ASSIGN(const Chunk chunk, ReadChunk(body, task.grant->size_bytes));
+  std::memcpy(task.base + chunk.at, chunk.bytes.data(), chunk.bytes.size());
+  return task.channel->Send({{"op", "got"}, {"bytes", chunk.bytes.size()}});
+}
+
+/// The rows are all here: the service may have them.
+Status RemoteServer::Publish(Task& task, json& message) {
+  if (!task.grant) return InvalidArgument("rows without room for them");
+  std::uint64_t rows = 0;
+  Fields in(message, "publish");
+  in.Uint64("rows", &rows, feed::FeedLog::kMaxRows, Need::kRequired);
+  ARC_TRY(in.status());
+  std::vector<int> fds;
+  if (task.memfd.valid()) fds.push_back(task.memfd.get());
+  message["buffer"] = task.grant->buffer;
+  message["closed"] = true;
+  ARC_TRY(Pass(task.socket, message, fds));
+  task.grant.reset();
+  task.memfd.reset();
+  return Status::Ok();
+}
+
+bool RemoteServer::OnPackets(int id) {
+  for (;;) {
+    const auto found = tasks_.find(id);
+    if (found == tasks_.end()) return false;
+    net::Message message;
+    Status status;
+    const Incoming incoming = ReceiveNow(found->second.socket.get(), &message, &status);
+    if (incoming == Incoming::kNothing) return true;
+    if (incoming == Incoming::kClosed) {
+      found->second.watch = 0;  // this call ends it
+      found->second.channel->Close();
+      return false;
+    }
+    status = OnPacket(found->second, message);
+    if (!status.ok()) {
+      found->second.watch = 0;
+      Check(id, status);
+      return false;
+    }
+  }
+}
+
+Status RemoteServer::OnPacket(Task& task, net::Message& message) {
+  if (message.op == "segment") return OnGrant(task, *message.body);
+  auto answer = std::make_unique<Answer>();
+  answer->packet = std::move(*message.body);
+  if (!message.fds.empty()) {
+    struct stat info {};
+    if (::fstat(message.fds[0].get(), &info) != 0)
+      return Status::FromErrno(errno, "the memory of an answer");
+    answer->bytes = static_cast<std::uint64_t>(info.st_size);
+    answer->document = std::move(message.fds[0]);
+  }
+  task.answers.push_back(std::move(answer));
+  return Pump(task);
+}
+
+Status RemoteServer::OnGrant(Task& task, const json& packet) {
+  ARC_ASSIGN(feed::SegmentSource::Grant grant, GrantFromJson(packet));
+  const std::string feed = packet.value("feed", "");
+  task.memory.Drop(grant.drop);
+  if (grant.create) {
+    ARC_ASSIGN(task.base, task.memory.Create(feed, grant.buffer, grant.size_bytes, &task.memfd));
+  } else {
+    ARC_ASSIGN(task.base, task.memory.Find(grant.buffer, grant.size_bytes));
+  }
+  const json told{{"op", "segment"}, {"feed", feed}, {"bytes", grant.size_bytes}};
+  task.grant = std::move(grant);
+  return task.channel->Send(told);
+}
+
+/// Answers in order, their documents before them, as much as may be under way.
+Status RemoteServer::Pump(Task& task) {
+  while (!task.answers.empty()) {
+    Answer& answer = *task.answers.front();
+    while (answer.at < answer.bytes) {
+      if (task.under_way >= kChunkWindowBytes) return Status::Ok();
+      const auto n = static_cast<std::size_t>(
+          std::min<std::uint64_t>(answer.bytes - answer.at, kChunkBytes));
+      ARC_ASSIGN(net::SharedFrame frame, ChunkOf(answer.document, answer.at, n));
+      ARC_TRY(task.channel->SendFrame(std::move(frame)));
+      answer.at += n;
+      task.under_way += n;
+    }
+    ARC_TRY(task.channel->Send(answer.packet));
+    task.answers.pop_front();
+  }
+  return Status::Ok();
+}
+
+}  // namespace arcflow::control

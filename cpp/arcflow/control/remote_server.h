@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// RemoteServer: where the agent of a node that lives on takes rows of tasks of other executors.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "arcflow/base/fd.h"
+#include "arcflow/base/status.h"
+#include "arcflow/control/side_server.h"
+#include "arcflow/feed/granted_memory.h"
+#include "arcflow/feed/writer.h"
+#include "arcflow/net/channel.h"
+#include "arcflow/net/listener.h"
+#include "arcflow/net/loop.h"
+#include "arcflow/net/packet.h"
+
+namespace arcflow::control {
+
+/// Speaks to a SideServer for each task that has connected by TCP, as the task would by its socket:
+/// passes packets on, and puts the chunks that come before them into the memory that was granted.
+/// So staging, claims and inference know nothing of it, and memory stays bounded as for others.
+/// Threads: the loop's. Never blocks. Lifetime: `server` must outlive it.
+class RemoteServer {
+ public:
+  struct Options {
+    net::ChannelOptions channel;  // RemoteChannelOptions
+    std::string host;             // that is bound
+    std::uint16_t first_port = 0;
+    std::uint16_t last_port = 0;
+  };
+  /// Errors: those of net::Listener::Bind, of the last port tried.
+  static Result<std::unique_ptr<RemoteServer>> Listen(net::Loop& loop, Options options,
+                                                      SideServer& server);
+  ~RemoteServer();
+
+  std::uint16_t port() const { return listener_->port(); }
+
+ private:
+  /// A packet for the task, and what has to come before it.
+  struct Answer {
+    nlohmann::json packet;
+    Fd document;  // may be none
+    std::uint64_t at = 0;
+    std::uint64_t bytes = 0;
+  };
+  struct Task {
+    std::shared_ptr<net::Channel> channel;
+    Fd socket;  // our end of its pair
+    net::Loop::WatchId watch = 0;
+    feed::GrantedMemory memory;
+    std::optional<feed::SegmentSource::Grant> grant;  // being filled
+    std::byte* base = nullptr;                        // of it
+    Fd memfd;                                         // of it, until it is published
+    std::deque<std::unique_ptr<Answer>> answers;
+    std::uint64_t under_way = 0;
+  };
+
+  RemoteServer(net::Loop& loop, SideServer& server) : loop_(loop), server_(server) {}
+  net::ChannelCallbacks OnAccepted(std::shared_ptr<net::Channel> channel);
+  Status OnMessage(Task& task, nlohmann::json& message);
+  Status OnChunk(Task& task, const std::string& body);
+  Status Publish(Task& task, nlohmann::json& message);
+  bool OnPackets(int id);
+  Status OnPacket(Task& task, net::Message& message);
+  Status OnGrant(Task& task, const nlohmann::json& packet);
+  Status Pump(Task& task);
+  void Check(int id, const Status& status);
+  void Drop(int id);
+
+  net::Loop& loop_;
+  SideServer& server_;
+  std::unique_ptr<net::Listener> listener_;
+  int next_id_ = 1;
+  std::map<int, Task> tasks_;
+  const std::shared_ptr<char> alive_ = std::make_shared<char>();  // callbacks of channels ask it
+};
+
+}  // namespace arcflow::control
