@@ -46,9 +46,7 @@ def measure(repeats: int) -> list[Row]:
 
 
 def _measure(arcflow: Any, spark: Any, repeats: int) -> list[Row]:
-    uneven = _cached(
-        spark.range(0, NODES * MOST, 1, NODES).where(f"id < {MOST} or id % 10 = 0")
-    )
+    uneven = _cached(spark.range(0, NODES * MOST, 1, NODES).where(f"id < {MOST} or id % 10 = 0"))
     rows = uneven.count()
     even = _cached(spark.range(0, rows, 1, NODES))
 

@@ -212,7 +212,9 @@ def _remote(plan: SidePlan, turn: int, stack: contextlib.ExitStack) -> tuple[int
                 agent["host"], agent["port"], bytes.fromhex(plan.secret), plan.encrypt
             )
         except errors.ArcflowError as error:
-            tried.append(f"rank {agent['rank']} at {agent['host']}:{agent['port']} ({error.message})")
+            tried.append(
+                f"rank {agent['rank']} at {agent['host']}:{agent['port']} ({error.message})"
+            )
             continue
         stack.callback(link.close)
         return int(agent["rank"]), link

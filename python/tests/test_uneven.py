@@ -81,7 +81,9 @@ def fit(ctx):
         model.compile("sgd", "mse")
     rows = ctx.dataset("train", 16, features="x", label="y")
     history = model.fit(rows, epochs=2, verbose=0)
-    return [w.tolist() for w in model.get_weights()], bool(np.isfinite(history.history["loss"]).all())
+    return [w.tolist() for w in model.get_weights()], bool(
+        np.isfinite(history.history["loss"]).all()
+    )
 
 
 @pytest.mark.tf

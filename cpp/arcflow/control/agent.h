@@ -136,9 +136,9 @@ class Agent {
   std::shared_ptr<CounterPage> counters_;
   std::unique_ptr<Coordinator> hosted_;
   std::unique_ptr<feed::FeedService> service_;
-  std::unique_ptr<SideServer> side_;  // of an agent that may be detached; needs service_
+  std::unique_ptr<SideServer> side_;      // of an agent that may be detached; needs service_
   std::unique_ptr<RemoteServer> remote_;  // needs side_
-  std::unique_ptr<HandOver> hand_;    // of a run with balanced feeds; needs service_
+  std::unique_ptr<HandOver> hand_;        // of a run with balanced feeds; needs service_
   std::unique_ptr<AgentSession> session_;
   std::unique_ptr<LogFile> log_file_;
   std::unique_ptr<NodeProcess> node_;

@@ -37,7 +37,8 @@ Result<Extent> NextExtent(const Fd& memory, std::uint64_t at, std::uint64_t end)
   const auto begin = static_cast<std::uint64_t>(data);
   const std::uint64_t stop = std::min(end, static_cast<std::uint64_t>(hole));
   if (begin >= stop) return Extent{};
-  return Extent{begin, static_cast<std::size_t>(std::min<std::uint64_t>(stop - begin, kChunkBytes))};
+  return Extent{begin,
+                static_cast<std::size_t>(std::min<std::uint64_t>(stop - begin, kChunkBytes))};
 }
 
 }  // namespace
@@ -93,8 +94,8 @@ void HandOver::OnTakerMessage(int id, const json& message) {
   Taker& taker = found->second;
   const Status status = Serve(taker, message);
   if (status.ok()) return;
-  Log(LogLevel::kWarning, "rows for rank " + std::to_string(taker.rank) +
-                              " are not given: " + status.ToString());
+  Log(LogLevel::kWarning,
+      "rows for rank " + std::to_string(taker.rank) + " are not given: " + status.ToString());
   Send(*taker.channel,
        {{"op", "error"}, {"code", CodeName(status.code())}, {"message", status.message()}});
   taker.channel->Close();

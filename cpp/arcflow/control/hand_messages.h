@@ -11,8 +11,8 @@
 
 namespace arcflow::control {
 
-/// FromJson of each: InvalidArgument that names the field. docs/formats/control.md, "Rows from agent
-/// to agent", has them all.
+/// FromJson of each: InvalidArgument that names the field. docs/formats/control.md, "Rows from
+/// agent to agent", has them all.
 
 /// Agent → coordinator: this rank gives rows of `feed` to `ranks`, who find it at `port`.
 struct HandOffer {

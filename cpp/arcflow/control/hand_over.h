@@ -22,11 +22,11 @@
 
 namespace arcflow::control {
 
-/// One agent's part: who gives listens and tells so through the coordinator; who takes connects, and
-/// asks for one piece after the other when it has room for it. A piece lies in the giver's log until
-/// the taker has all of its rows, and counts where the plan says. docs/design/feed.md, "Uneven
-/// ranks", has the picture. Threads: the loop's. Never blocks, but for reading and writing one chunk
-/// of memory or a local file. Lifetime: `service` must outlive it.
+/// One agent's part: who gives listens and tells so through the coordinator; who takes connects,
+/// and asks for one piece after the other when it has room for it. A piece lies in the giver's log
+/// until the taker has all of its rows, and counts where the plan says. docs/design/feed.md,
+/// "Uneven ranks", has the picture. Threads: the loop's. Never blocks, but for reading and writing
+/// one chunk of memory or a local file. Lifetime: `service` must outlive it.
 class HandOver {
  public:
   struct Options {

@@ -5,7 +5,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <chrono>
@@ -44,8 +43,8 @@ columnar::Schema OneColumn() {
   return schema;
 }
 
-/// One agent's service and hand-over, and a feeder and a reader that speak packets to it. Everything
-/// runs on the loop.
+/// One agent's service and hand-over, and a feeder and a reader that speak packets to it.
+/// Everything runs on the loop.
 struct Agent {
   std::unique_ptr<feed::FeedService> service;
   std::unique_ptr<HandOver> sut;
@@ -154,9 +153,9 @@ class HandOverTest : public ::testing::Test {
   void Write(Agent& agent, std::uint64_t rank, std::uint64_t rows) {
     agent.grants.clear();
     const std::size_t bytes = rows * sizeof(std::uint64_t);
-    ASSERT_TRUE(agent.service
-                    ->OnFeederPacket({{"op", "acquire"}, {"feed", "train"}, {"bytes", bytes}}, {})
-                    .ok());
+    ASSERT_TRUE(
+        agent.service->OnFeederPacket({{"op", "acquire"}, {"feed", "train"}, {"bytes", bytes}}, {})
+            .ok());
     ASSERT_EQ(agent.grants.size(), 1u);
     const json grant = agent.grants[0];
     ASSERT_EQ(grant["op"], "segment") << grant;
@@ -395,8 +394,7 @@ class HostileTest : public HandOverTest {
           const std::string answer = *next < answers.size() ? answers[(*next)++] : "";
           if (answer.empty()) return channel->Close();
           const bool raw = answer[0] != '{';
-          const std::string header =
-              raw ? net::RawFrameHeader(answer.size()) : std::string("");
+          const std::string header = raw ? net::RawFrameHeader(answer.size()) : std::string("");
           const std::string frame =
               raw ? header + answer : net::EncodeFrame(json::parse(answer)).value();
           (void)channel->SendFrame(std::make_shared<const std::string>(frame));

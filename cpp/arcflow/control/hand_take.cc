@@ -34,9 +34,7 @@ Status WriteAt(const Fd& memory, Chunk chunk) {
 Status ErrorOf(const json& message) {
   std::string code;
   std::string text;
-  Fields(message, "error")
-      .Text("code", &code, kMaxNameBytes)
-      .Text("message", &text, kMaxTextBytes);
+  Fields(message, "error").Text("code", &code, kMaxNameBytes).Text("message", &text, kMaxTextBytes);
   const Code known = CodeFromName(code);
   return Status(known == Code::kOk ? Code::kUnknown : known, text);
 }
@@ -70,9 +68,9 @@ void HandOver::Connect(int rank, const std::string& feed) {
     if (!jobs_.empty() && jobs_.front().move.from == rank && incoming_)
       Fail(rank, why.ok() ? Unavailable("it closed the connection") : why);
   };
-  sources_[rank] = net::Channel::Connect(
-      loop_, callbacks_.host_of(rank), offers_.at({rank, feed}), options_.channel,
-      std::move(callbacks), Deadline::AfterSeconds(options_.connect_timeout_s));
+  sources_[rank] = net::Channel::Connect(loop_, callbacks_.host_of(rank), offers_.at({rank, feed}),
+                                         options_.channel, std::move(callbacks),
+                                         Deadline::AfterSeconds(options_.connect_timeout_s));
   Send(*sources_.at(rank), HandHello{options_.run_id, options_.rank}.ToJson());
 }
 

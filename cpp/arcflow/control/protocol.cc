@@ -107,10 +107,9 @@ std::string Failure::Summary() const {
 }
 
 json Join::ToJson() const {
-  return json{{"run_id", run_id}, {"rank", rank},       {"role", role},
-              {"index", index},   {"host", host},       {"port", port},
-              {"pid", pid},       {"jvm_pid", jvm_pid}, {"versions", versions},
-              {"side_port", side_port}};
+  return json{{"run_id", run_id},     {"rank", rank},          {"role", role}, {"index", index},
+              {"host", host},         {"port", port},          {"pid", pid},   {"jvm_pid", jvm_pid},
+              {"versions", versions}, {"side_port", side_port}};
 }
 
 Result<Join> Join::FromJson(const json& object) {

@@ -95,8 +95,7 @@ RemoteLink::~RemoteLink() {
   shared_->changed.wait_for(lock, std::chrono::seconds(3), [&] { return shared_->closed; });
 }
 
-Result<std::unique_ptr<RemoteLink>> RemoteLink::Connect(const std::string& host,
-                                                        std::uint16_t port,
+Result<std::unique_ptr<RemoteLink>> RemoteLink::Connect(const std::string& host, std::uint16_t port,
                                                         net::ChannelOptions options,
                                                         Deadline deadline) {
   auto shared = std::make_shared<Shared>();

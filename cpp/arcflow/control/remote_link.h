@@ -12,10 +12,10 @@
 
 namespace arcflow::control {
 
-/// The packets of a SideLink over an authenticated channel: what travels in shared memory there goes
-/// as chunks here, before the packet that it belongs to. Rows are written into memory of this
-/// process and sent when their segment is closed, so a writer works as with a SideLink. At the other
-/// end: RemoteServer. Threads: as SideLink; it has a loop's thread of its own. Lifetime: the
+/// The packets of a SideLink over an authenticated channel: what travels in shared memory there
+/// goes as chunks here, before the packet that it belongs to. Rows are written into memory of this
+/// process and sent when their segment is closed, so a writer works as with a SideLink. At the
+/// other end: RemoteServer. Threads: as SideLink; it has a loop's thread of its own. Lifetime: the
 /// destructor closes the connection.
 class RemoteLink final : public TaskLink {
  public:

@@ -42,14 +42,14 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Opti
   Status last;
   for (std::uint32_t port = options.first_port; port <= options.last_port; ++port) {
     listen.port = static_cast<std::uint16_t>(port);
-    auto bound = net::Listener::Bind(
-        loop, listen,
-        [self = remote.get(),
-         alive = std::weak_ptr(remote->alive_)](std::shared_ptr<net::Channel> channel) {
-          if (!alive.expired()) return self->OnAccepted(std::move(channel));
-          channel->Close();
-          return net::ChannelCallbacks{};
-        });
+    auto bound = net::Listener::Bind(loop, listen,
+                                     [self = remote.get(), alive = std::weak_ptr(remote->alive_)](
+                                         std::shared_ptr<net::Channel> channel) {
+                                       if (!alive.expired())
+                                         return self->OnAccepted(std::move(channel));
+                                       channel->Close();
+                                       return net::ChannelCallbacks{};
+                                     });
     if (bound.ok()) {
       remote->listener_ = std::move(*bound);
       return remote;
@@ -212,8 +212,8 @@ Status RemoteServer::Pump(Task& task) {
     Answer& answer = *task.answers.front();
     while (answer.at < answer.bytes) {
       if (task.under_way >= kChunkWindowBytes) return Status::Ok();
-      const auto n = static_cast<std::size_t>(
-          std::min<std::uint64_t>(answer.bytes - answer.at, kChunkBytes));
+      const auto n =
+          static_cast<std::size_t>(std::min<std::uint64_t>(answer.bytes - answer.at, kChunkBytes));
       ARC_ASSIGN(net::SharedFrame frame, ChunkOf(answer.document, answer.at, n));
       ARC_TRY(task.channel->SendFrame(std::move(frame)));
       answer.at += n;

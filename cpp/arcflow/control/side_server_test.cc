@@ -173,9 +173,10 @@ class SideServerTest : public ::testing::TestWithParam<Road> {
     const int node = pair->first.get();
     OnLoop([&] {
       const int fd = *service_->AddReader("train", std::move(pair->second));
-      (void)!loop_->WatchReadable(fd, [this, fd] {
-                     return service_ != nullptr && service_->OnReaderReadable(fd);
-                   }).ok();
+      (void)!loop_
+          ->WatchReadable(
+              fd, [this, fd] { return service_ != nullptr && service_->OnReaderReadable(fd); })
+          .ok();
     });
     std::uint64_t row = 0;
     for (;;) {
@@ -330,10 +331,9 @@ TEST_P(SideServerTest, RowsArriveAsTheyWereWrittenSegmentBySegment) {
     ASSERT_TRUE(grant.ok()) << grant.status().ToString();
     link->memory().Drop(grant->drop);
     Fd memory;
-    std::byte* base =
-        grant->create
-            ? *link->memory().Create(stage, grant->buffer, grant->size_bytes, &memory)
-            : *link->memory().Find(grant->buffer, grant->size_bytes);
+    std::byte* base = grant->create
+                          ? *link->memory().Create(stage, grant->buffer, grant->size_bytes, &memory)
+                          : *link->memory().Find(grant->buffer, grant->size_bytes);
     const std::uint64_t rows =
         std::min<std::uint64_t>(kRows - row, grant->size_bytes / sizeof(row));
     for (std::uint64_t i = 0; i < rows; ++i) std::memcpy(base + 8 * i, &(++row), sizeof(row));
@@ -381,8 +381,7 @@ TEST_P(SideServerTest, AnswersOfAnySizeComeBackInOrder) {
     const Fd rows = std::move(*BytesToMemfd("rows", wanted));
     const json about{{"op", "rows"}, {"feed", stage}};
     ASSERT_TRUE(net::SendPacket(session, about, {rows.get()}, Patience()).ok());
-    ASSERT_TRUE(
-        net::SendPacket(session, {{"op", "served"}, {"feed", stage}}, {}, Patience()).ok());
+    ASSERT_TRUE(net::SendPacket(session, {{"op", "served"}, {"feed", stage}}, {}, Patience()).ok());
     auto got = link->Receive(Patience());
     ASSERT_TRUE(got.ok() && *got) << got.status().ToString();
     EXPECT_EQ((*got)->op, "rows");

@@ -50,8 +50,7 @@ TEST(BalanceTest, NothingMovesBetweenRanksThatDifferByOneRow) {
 TEST(BalanceTest, TheGiantGivesItsLastRowsInTheOrderOfRanks) {
   const Balance plan = PlanBalance({0, 100, 10, 10});
   EXPECT_THAT(plan.targets, ElementsAre(30u, 30u, 30u, 30u));
-  EXPECT_THAT(plan.moves,
-              ElementsAre(Move{1, 0, 30, 30}, Move{1, 2, 60, 20}, Move{1, 3, 80, 20}));
+  EXPECT_THAT(plan.moves, ElementsAre(Move{1, 0, 30, 30}, Move{1, 2, 60, 20}, Move{1, 3, 80, 20}));
 }
 
 TEST(BalanceTest, RowsThatAreLeftOverStayWhereMostRowsWere) {

@@ -7,12 +7,9 @@
 
 namespace arcflow::feed {
 
-Result<std::shared_ptr<SegmentView>> SegmentView::Attach(std::shared_ptr<const Mapping> mapping,
-                                                         const columnar::Schema& schema,
-                                                         std::size_t rows,
-                                                         std::shared_ptr<const LeaseGauge> gauge,
-                                                         std::shared_ptr<const void> lease,
-                                                         std::size_t skip) {
+Result<std::shared_ptr<SegmentView>> SegmentView::Attach(
+    std::shared_ptr<const Mapping> mapping, const columnar::Schema& schema, std::size_t rows,
+    std::shared_ptr<const LeaseGauge> gauge, std::shared_ptr<const void> lease, std::size_t skip) {
   ARC_ASSIGN(SegmentLayout layout,
              SegmentLayout::Read({mapping->data(), mapping->size_bytes()}, schema));
   if (skip > layout.capacity_rows || rows > layout.capacity_rows - skip) {

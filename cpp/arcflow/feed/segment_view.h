@@ -35,10 +35,10 @@ struct LeaseGauge {
 /// is used. Threads: Grow by the reader only, everything else from any thread.
 class SegmentView {
  public:
-  /// Checks the segment's header against `schema`. `rows` rows are published, after `skip` rows that
-  /// are another's: row 0 of the view is the one behind them. `lease` is kept as
-  /// long as the view lives: its end, in whatever thread drops the last view, gives the memory
-  /// back. `gauge` may be null. Errors: DataLoss for a corrupt segment.
+  /// Checks the segment's header against `schema`. `rows` rows are published, after `skip` rows
+  /// that are another's: row 0 of the view is the one behind them. `lease` is kept as long as the
+  /// view lives: its end, in whatever thread drops the last view, gives the memory back. `gauge`
+  /// may be null. Errors: DataLoss for a corrupt segment.
   static Result<std::shared_ptr<SegmentView>> Attach(std::shared_ptr<const Mapping> mapping,
                                                      const columnar::Schema& schema,
                                                      std::size_t rows,

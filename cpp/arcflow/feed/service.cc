@@ -81,8 +81,7 @@ std::map<std::string, std::unique_ptr<FeedService::Impl::Feed>> FeedService::Imp
     feed->name = name;
     feed->cache = feed_options.cache;
     feed->schema = feed_options.schema;
-    feed->balanced =
-        feed_options.balance && feed_options.cache != Cache::kNone && options.size > 1;
+    feed->balanced = feed_options.balance && feed_options.cache != Cache::kNone && options.size > 1;
     feed->ranks.resize(static_cast<std::size_t>(std::max({options.size, options.rank + 1, 1})));
     feeds[name] = std::move(feed);
   }

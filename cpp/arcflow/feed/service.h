@@ -133,18 +133,18 @@ class FeedService {
   /// The first one counts.
   void Fail(const Status& why);
 
-  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "given", "taken", "bytes", "ended",
-  /// "segments", "spilled_segments", "depth_bytes",
+  /// {"buffers_bytes", "spilled_bytes", "feeds": {name: {"rows", "given", "taken", "bytes",
+  /// "ended", "segments", "spilled_segments", "depth_bytes",
   ///  "passes": [{"used", "padded", "dropped", "skipped", "steps", "bytes", "wait_ns",
   ///  "compute_ns", "duration_ns", "acquire_wait_ns", "peak_depth_bytes", "complete"}…],
   ///  "acquire_wait_ns"}}}
   /// buffers_bytes: memory of all buffers now (peak_buffers_bytes: at most so far; never above the
   /// budget). rows: that this rank has or, once ranks are evened out, will have; given, taken: by
-  /// handing over (of what its feeder brought; from others). bytes: of all segments begun. depth_bytes: of those that no reader has passed.
-  /// acquire_wait_ns: how long the feeder has waited for memory.
-  /// passes: the newest kMaxPasses ("passes_count": all; "older": {"used", "padded", "dropped",
-  /// "skipped", "unfinished"} of those before them, the last being rows used in passes that did not
-  /// reach their end).
+  /// handing over (of what its feeder brought; from others). bytes: of all segments begun.
+  /// depth_bytes: of those that no reader has passed. acquire_wait_ns: how long the feeder has
+  /// waited for memory. passes: the newest kMaxPasses ("passes_count": all; "older": {"used",
+  /// "padded", "dropped", "skipped", "unfinished"} of those before them, the last being rows used
+  /// in passes that did not reach their end).
   nlohmann::json Stats() const;
 
  private:

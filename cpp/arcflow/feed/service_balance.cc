@@ -121,7 +121,8 @@ Result<FeedService::Piece> FeedService::Impl::BeginPiece(Feed& feed, int to, std
   piece.skip = row - segment.first_row;
   piece.bytes = segment.bytes;
   piece.memory = Fd(::fcntl(memory.DescriptorOf(feed, segment), F_DUPFD_CLOEXEC, 3));
-  if (!piece.memory.valid()) return Status::FromErrno(errno, "a segment of feed '" + feed.name + "'");
+  if (!piece.memory.valid())
+    return Status::FromErrno(errno, "a segment of feed '" + feed.name + "'");
   feed.log.Lease(TakerId(to), number, FeedLog::Holds::kSegment);
   return piece;
 }

@@ -43,7 +43,8 @@ class ServiceBalanceTest : public FeedServiceTest {
     return reader.Receive();
   }
   /// As a rank that takes: asks for room, fills it with these values, hands it in.
-  static void Take(TestNode& node, std::uint64_t first, std::uint64_t rows, std::uint64_t skip = 0) {
+  static void Take(TestNode& node, std::uint64_t first, std::uint64_t rows,
+                   std::uint64_t skip = 0) {
     ASSERT_TRUE(node.service().AskRoom("train", kPage).ok());
     const json room = node.Answer();
     ASSERT_EQ(room["op"], "segment") << room;
@@ -52,9 +53,9 @@ class ServiceBalanceTest : public FeedServiceTest {
     Fd memory = std::move(*CreateMemfd("taken", room["bytes"]));
     for (std::uint64_t i = 0; i < skip + rows; ++i) {
       const std::uint64_t value = first + i - skip;
-      ASSERT_EQ(::pwrite(memory.get(), &value, sizeof(value),
-                         static_cast<off_t>(i * sizeof(value))),
-                static_cast<ssize_t>(sizeof(value)));
+      ASSERT_EQ(
+          ::pwrite(memory.get(), &value, sizeof(value), static_cast<off_t>(i * sizeof(value))),
+          static_cast<ssize_t>(sizeof(value)));
     }
     ASSERT_TRUE(SealForReaders(memory).ok());
     const Status added =

@@ -26,7 +26,7 @@ struct ChannelOptions {
   std::string secret;    // raw bytes, at least Handshake::kMinSecretBytes
   bool encrypt = false;  // TLS 1.3 after the handshake, keyed by it; both ends must want it
   std::size_t max_frame_bytes = kMaxFrameBytes;
-  std::size_t max_raw_bytes = 0;  // of raw frames that are accepted; 0: none are
+  std::size_t max_raw_bytes = 0;                   // of raw frames that are accepted; 0: none are
   std::size_t read_bytes = std::size_t{16} << 10;  // at once; there may be thousands of channels
   std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
