@@ -30,6 +30,10 @@ def main() -> None:
                 _executor.agent_path(), json.dumps(command["config"]), payload
             )
             answer(agent=link.pid)
+        elif command["do"] == "detach":
+            while not link.detach(1.0):
+                pass
+            answer(detached=True)
         elif command["do"] == "prepare":
             pools[command["shape"]] = SHAPES[command["shape"]].record_batches()
             answer(prepared=len(pools[command["shape"]]))

@@ -8,7 +8,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +19,16 @@ HERE = Path(__file__).resolve().parent
 class Child:
     """A Python script of this folder as a process; `call` sends a command and waits for its answer."""
 
-    def __init__(self, script: str, *args: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        script: str,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),  # a command that runs others, such as `ip netns exec`
+    ) -> None:
         self.name = script
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *args],
+            [*within, sys.executable, str(HERE / script), *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

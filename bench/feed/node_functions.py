@@ -32,6 +32,12 @@ def serve_reads(ctx: Any) -> None:
                 file.flush()
 
 
+def wait_for_the_end(ctx: Any) -> None:
+    """Look at a feed that nobody ends."""
+    for _ in ctx.reader("never"):
+        pass
+
+
 def epochs_of_steps(ctx: Any) -> int:
     """Read all epochs, busy for a while after each batch, as a program that steps with others."""
     steps = 0

@@ -27,6 +27,7 @@ PARTS = {
     "spark_to_tensor": 7,
     "launch": 5,
     "uneven": 5,
+    "remote": 5,
 }
 
 

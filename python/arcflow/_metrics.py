@@ -22,8 +22,8 @@ def rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict
         ``fed``: after rows were evened out; ``given`` and ``taken`` by that, of what Spark brought
-        to this node and from other nodes; ``used``, ``padded``, ``dropped`` and ``skipped`` of all passes that reached their
-        end; ``unfinished``: rows used in the others; ``passes`` as told, the newest; ``epochs``: of
+        to this node and from other nodes; ``used``, ``padded``, ``dropped`` and ``skipped`` of all
+        passes that reached their end; ``unfinished``: rows used in the others; ``passes`` as told, the newest; ``epochs``: of
         those that reached their end, in order, the same counts, where ``fed`` is ``used`` and
         ``dropped`` and ``skipped`` together.
     """

@@ -52,8 +52,8 @@ class Result:
         What it returned in each evaluator; None for one that was stopped at the end of training.
     rows
         For each feed: rows ``fed``; of those ``given`` to and ``taken`` from other nodes to even
-        them out (``fed`` counts each where it then was); rows ``used``, ``padded``, ``dropped`` and ``skipped`` (used by
-        an earlier attempt) in all passes that were read to their end; rows taken in passes left
+        them out (``fed`` counts each where it then was); rows ``used``, ``padded``, ``dropped`` and
+        ``skipped`` (used by an earlier attempt) in all passes that were read to their end; rows taken in passes left
         ``unfinished`` (Keras looks at a batch before it trains); and ``nodes``, the same for each
         rank, with its ``epochs``: the passes that reached their end, where ``fed`` is the sum of
         ``used``, ``dropped`` and ``skipped``, and ``passes``, all, as the agent told them.
