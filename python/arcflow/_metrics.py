@@ -23,9 +23,9 @@ def rows_of_node(feed: Mapping[str, Any]) -> dict[str, Any]:
     dict
         ``fed``: after rows were evened out; ``given`` and ``taken`` by that, of what Spark brought
         to this node and from other nodes; ``used``, ``padded``, ``dropped`` and ``skipped`` of all
-        passes that reached their end; ``unfinished``: rows used in the others; ``passes`` as told, the newest; ``epochs``: of
-        those that reached their end, in order, the same counts, where ``fed`` is ``used`` and
-        ``dropped`` and ``skipped`` together.
+        passes that reached their end; ``unfinished``: rows used in the others; ``passes`` as told,
+        the newest; ``epochs``: of those that reached their end, in order, the same counts, where
+        ``fed`` is ``used`` and ``dropped`` and ``skipped`` together.
     """
     passes = list(feed.get("passes") or ())
     older = feed.get("older") or {}

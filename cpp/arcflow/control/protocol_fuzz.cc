@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
+#include "arcflow/control/chunks.h"
 #include "arcflow/control/hand_messages.h"
 #include "arcflow/control/protocol.h"
 #include "arcflow/control/text.h"
@@ -32,6 +34,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (const auto bytes = Base64Decode(text); bytes.ok() && Base64Encode(*bytes) != text)
     std::abort();
   if (HexDecode(HexEncode(text)).value() != text) std::abort();
+  const std::string body(text);
+  if (const auto chunk = ReadChunk(body, 4096); chunk.ok()) {
+    if (chunk->bytes.empty() || chunk->at + chunk->bytes.size() > 4096) std::abort();
+  }
   const json input = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (input.is_discarded()) return 0;
   RoundTrip<Failure>(input);
