@@ -28,6 +28,7 @@ PARTS = {
     "launch": 5,
     "uneven": 5,
     "remote": 5,
+    "partitions": 3,
 }
 
 
