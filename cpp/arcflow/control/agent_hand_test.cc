@@ -6,9 +6,11 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "arcflow/columnar/arrow_testing.h"
@@ -106,7 +108,10 @@ class AgentHandTest : public AgentTest {
       const json event = NextEvent("progress");
       ASSERT_TRUE(event.contains("ranks"));
       for (const json& one : event["ranks"]) {
-        if (one["rank"] == rank && one.contains("feeds") && one["feeds"]["train"]["ended"]) return;
+        if (one["rank"] != rank || !one.contains("feeds") || !one["feeds"]["train"]["ended"])
+          continue;
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));  // until the others know, too
+        return;
       }
     }
   }

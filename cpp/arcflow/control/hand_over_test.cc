@@ -72,6 +72,7 @@ class HandOverTest : public ::testing::Test {
   }
   void TearDown() override {
     OnLoop([this] {
+      ending_ = true;
       for (auto& agent : agents_) agent->sut.reset();
       for (auto& agent : agents_) agent->service.reset();
     });
@@ -133,11 +134,13 @@ class HandOverTest : public ::testing::Test {
   }
   /// As the coordinator does.
   void TellRows() {
+    if (ending_) return;
     std::vector<feed::RankRows> ranks;
     for (auto& agent : agents_) ranks.push_back(agent->service->Local("train"));
     for (auto& agent : agents_) agent->service->SetRanks("train", ranks);
   }
   void Relay(int from, const json& message) {
+    if (ending_) return;
     if (hold_offers_) {
       held_offers_.emplace_back(from, message);
       return;
@@ -290,6 +293,7 @@ class HandOverTest : public ::testing::Test {
   std::vector<std::unique_ptr<Agent>> agents_;
   int stranger_ = -1;  // has another secret
   int small_ = -1;     // has memory for two pages
+  bool ending_ = false;
   bool hold_offers_ = false;
   std::vector<std::pair<int, json>> held_offers_;
   std::map<std::pair<Agent*, std::uint64_t>, Fd> memory_;  // of the feeders
