@@ -379,7 +379,7 @@ TEST_F(HandOverTest, ANodeThatWantsNoMoreRowsIsNoFailure) {
 }
 
 /// A giver or taker that does as the test says.
-class HostileTest : public HandOverTest {
+class HostileHandOverTest : public HandOverTest {
  protected:
   /// Rank 1 takes from a giver that answers each of its messages so; "" closes.
   void Answer(const std::vector<std::string>& answers) {
@@ -434,38 +434,38 @@ class HostileTest : public HandOverTest {
   std::unique_ptr<net::Listener> giver_;
 };
 
-TEST_F(HostileTest, AGiverThatGoesAwayIsTold) {
+TEST_F(HostileHandOverTest, AGiverThatGoesAwayIsTold) {
   Answer({});
   EXPECT_THAT(Failed(1), HasSubstr("0 UNAVAILABLE"));
 }
 
-TEST_F(HostileTest, AGiversErrorIsTold) {
+TEST_F(HostileHandOverTest, AGiversErrorIsTold) {
   Answer({R"({"op": "error", "code": "DATA_LOSS", "message": "the disk is gone"})"});
   EXPECT_THAT(Failed(1), HasSubstr("0 DATA_LOSS: the disk is gone"));
 }
 
-TEST_F(HostileTest, PiecesThatWereNotAskedForAreRefused) {
+TEST_F(HostileHandOverTest, PiecesThatWereNotAskedForAreRefused) {
   Answer({R"({"op": "piece", "row": 500, "rows": 501, "skip": 0, "bytes": 4096})"});
   EXPECT_THAT(Failed(1), HasSubstr("INVALID_ARGUMENT"));
 }
 
-TEST_F(HostileTest, APieceOfAnotherPlaceIsRefused) {
+TEST_F(HostileHandOverTest, APieceOfAnotherPlaceIsRefused) {
   Answer({R"({"op": "piece", "row": 499, "rows": 1, "skip": 0, "bytes": 4096})"});
   EXPECT_THAT(Failed(1), HasSubstr("INVALID_ARGUMENT"));
 }
 
-TEST_F(HostileTest, BytesOutsideOfTheirPieceAreRefused) {
+TEST_F(HostileHandOverTest, BytesOutsideOfTheirPieceAreRefused) {
   Answer({R"({"op": "piece", "row": 500, "rows": 500, "skip": 0, "bytes": 4096})",
           std::string("\xff\x0f\0\0\0\0\0\0ab", 10)});
   EXPECT_THAT(Failed(1), HasSubstr("outside"));
 }
 
-TEST_F(HostileTest, BytesThatNobodyAskedForAreRefused) {
+TEST_F(HostileHandOverTest, BytesThatNobodyAskedForAreRefused) {
   Answer({std::string("\0\0\0\0\0\0\0\0a", 9)});
   EXPECT_NE(Failed(1), "");
 }
 
-TEST_F(HostileTest, ATakerGetsOnlyWhatIsItsOwn) {
+TEST_F(HostileHandOverTest, ATakerGetsOnlyWhatIsItsOwn) {
   hold_offers_ = true;
   Start({.rows = {1'000, 0, 1'000}});
   Spool();

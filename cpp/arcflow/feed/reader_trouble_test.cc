@@ -139,7 +139,7 @@ TEST(ReaderTroubleTest, AnAgentThatLiesIsCaught) {
   };
   expect(with("buffer", 99), "without handing it over");
   expect(with("bytes", 1 << 20), "");
-  expect(with("rows", 65), "65 rows published, capacity is 64");
+  expect(with("rows", 65), "65 rows published, 0 skipped, capacity is 64");
   expect(with("first_row", 5), "asked for row 0, got rows 5");
   expect(with("rows", 0), "");
   expect(with("rows", -1), "no valid 'rows'");
