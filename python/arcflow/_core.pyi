@@ -176,6 +176,10 @@ class SideLink:
     def __init__(self, address: str, secret: bytes) -> None:
         """Connect to an abstract Unix address; `NotFoundError` when nobody listens there."""
 
+    @staticmethod
+    def remote(host: str, port: int, secret: bytes, encrypt: bool) -> SideLink:
+        """Connect to an agent of another executor by TCP; `UnavailableError` when it cannot be reached."""
+
     def send(self, json: str, document: str = "") -> None:
         """Send a packet, with a document beside it if there is one."""
 
