@@ -12,12 +12,12 @@ namespace {
 
 constexpr std::size_t kLargePage = 2 << 20;
 
-constexpr std::size_t kPage = 4096;
+constexpr std::size_t kSmallPage = 4096;
 
 /// Eighths of a power of two, so at most an eighth is wasted and near sizes share buffers; whole
 /// large pages where there is at least one.
 std::size_t Capacity(std::size_t bytes) {
-  const std::size_t page = bytes < kLargePage ? kPage : kLargePage;
+  const std::size_t page = bytes < kLargePage ? kSmallPage : kLargePage;
   const std::size_t step = std::max(page, std::bit_floor(bytes) / 8);
   return (bytes + step - 1) / step * step;
 }

@@ -13,11 +13,11 @@
 namespace arcflow::collective {
 namespace {
 
-constexpr std::size_t kPage = 4096;
+constexpr std::size_t kSlotAlignment = 4096;
 constexpr std::size_t kAllHostsBytes = std::size_t{1} << 20;  // one message to each host, together
 constexpr std::size_t kLeastSlot = std::size_t{64} << 10;
 // Who waits looks up so often, so that a suspicion (WideGroup) becomes a failure in time.
-constexpr std::chrono::milliseconds kLook{100};
+constexpr std::chrono::milliseconds kRingLook{100};
 
 using Words = std::array<std::uint64_t, 2>;  // of a notice: number, length
 
@@ -26,7 +26,7 @@ using Words = std::array<std::uint64_t, 2>;  // of a notice: number, length
 HostLink::Sizes HostLink::Sizes::For(int hosts) {
   Sizes sizes;
   const std::size_t share = kAllHostsBytes / static_cast<std::size_t>(std::max(hosts, 1));
-  sizes.slot_bytes = std::max(kLeastSlot, share / kPage * kPage);
+  sizes.slot_bytes = std::max(kLeastSlot, share / kSlotAlignment * kSlotAlignment);
   return sizes;
 }
 
@@ -41,7 +41,7 @@ HostLink::HostLink(int hosts, int host, const Sizes& sizes,
 
 Status HostLink::Open(transport::Context& context) {
   const std::size_t bytes = partners_.size() * RingBytes();
-  memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kPage, bytes)));
+  memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kSlotAlignment, bytes)));
   if (memory_ == nullptr) {
     return ResourceExhausted("no memory for a group's " + std::to_string(bytes) + " bytes");
   }
@@ -84,7 +84,7 @@ Status HostLink::Wait(std::unique_lock<std::mutex>* lock, const Ready& ready,
     if (stopped_) return Cancelled("the group has failed");
     if (deadline.expired()) return DeadlineExceeded("the time limit passed");
     if (!std::exchange(slept, true)) ++sleeps_;
-    const auto until = std::min(Deadline::Clock::now() + kLook, deadline.at());
+    const auto until = std::min(Deadline::Clock::now() + kRingLook, deadline.at());
     if (changed_.wait_until(*lock, until) == std::cv_status::timeout) {
       lock->unlock();
       patrol_();

@@ -39,7 +39,7 @@ constexpr int kProtocol = 1;
 constexpr int kMaxGuests = 256;       // connections that are not members yet
 constexpr double kProofSeconds = 10;  // a stranger holds a thread no longer
 constexpr double kGuestSeconds = 600;
-constexpr std::chrono::milliseconds kLook{50};
+constexpr std::chrono::milliseconds kHubLook{50};
 
 Json ToJson(const Geometry& g) {
   return {
@@ -169,7 +169,7 @@ Result<std::shared_ptr<Group>> Hub::State::Lead(const Membership& m, const Deadl
   const auto complete = [&] {
     return closing || offer->ready.size() + 1 == static_cast<std::size_t>(m.ranks);
   };
-  while (!complete() && !deadline.expired()) changed.wait_for(lock, kLook);
+  while (!complete() && !deadline.expired()) changed.wait_for(lock, kHubLook);
   offers.erase(m.group);
   offer->closed = true;
   const bool all = offer->ready.size() + 1 == static_cast<std::size_t>(m.ranks);
@@ -240,7 +240,7 @@ Result<std::shared_ptr<Offer>> Hub::State::AwaitOffer(const std::string& group, 
   std::unique_lock lock(mutex);
   while (!closing && !patience.expired()) {
     if (const auto found = offers.find(group); found != offers.end()) return found->second;
-    changed.wait_for(lock, kLook);
+    changed.wait_for(lock, kHubLook);
     if (HungUp(socket)) return Unavailable("it left before its group was made");
   }
   return Unavailable("its group was not made");

@@ -24,12 +24,12 @@ namespace {
 using Json = nlohmann::json;
 using EndpointPtr = std::shared_ptr<transport::Endpoint>;
 
-constexpr int kProtocol = 1;
+constexpr int kLobbyProtocol = 1;
 constexpr transport::Channel kJoinChannel = 1;    // → rank 0
 constexpr transport::Channel kAnswerChannel = 2;  // rank 0 →
 constexpr std::size_t kMaxGroupName = 4096;
 constexpr std::size_t kMaxGroups = 256;  // that others have asked for and this process has not
-constexpr std::chrono::milliseconds kLook{50};
+constexpr std::chrono::milliseconds kLobbyLook{50};
 
 Json ToJson(const Contact& contact) {
   return Json::array({ToHex(contact.address), ToHex(contact.region.Serialize())});
@@ -55,7 +55,7 @@ struct Request {
 };
 
 std::string TextOf(const Request& request) {
-  return Json{{"op", "join"},           {"protocol", kProtocol},
+  return Json{{"op", "join"},           {"protocol", kLobbyProtocol},
               {"group", request.group}, {"rank", request.rank},
               {"hosts", request.hosts}, {"contact", ToJson(request.contact)}}
       .dump();
@@ -63,7 +63,7 @@ std::string TextOf(const Request& request) {
 
 Result<Request> RequestFrom(const Json& json) {
   try {
-    if (json.at("op") != "join" || json.at("protocol") != kProtocol) {
+    if (json.at("op") != "join" || json.at("protocol") != kLobbyProtocol) {
       return InvalidArgument("a process of another version of arcflow");
     }
     Request request;
@@ -192,7 +192,7 @@ Lobby::State::Contacts Lobby::State::Lead(const WideMembership& m, const Contact
       if (!come.contains(r)) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
     }
     if (missing.empty() || deadline.expired()) break;
-    changed.wait_for(lock, kLook);
+    changed.wait_for(lock, kLobbyLook);
   }
   Status failed;
   if (!missing.empty()) {
@@ -308,7 +308,7 @@ Lobby::State::Contacts Lobby::State::AwaitAnswer(const WideMembership& m, const 
     if (deadline.expired()) {
       return DeadlineExceeded("did not make group '" + m.group + "' in time");
     }
-    changed.wait_for(lock, kLook);
+    changed.wait_for(lock, kLobbyLook);
   }
 }
 

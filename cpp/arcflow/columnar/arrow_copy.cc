@@ -7,17 +7,11 @@
 
 #include "arcflow/base/stream_copy.h"
 #include "arcflow/columnar/arrow_cast.h"
+#include "arcflow/columnar/arrow_parts.h"
 #include "arcflow/columnar/arrow_view.h"
 
 namespace arcflow::columnar {
 namespace {
-
-template <typename T>
-T LoadAt(const std::byte* base, std::size_t i) {
-  T value;
-  std::memcpy(&value, base + i * sizeof(T), sizeof(T));
-  return value;
-}
 
 constexpr std::array<std::array<std::uint8_t, 8>, 256> MakeBitTable() {
   std::array<std::array<std::uint8_t, 8>, 256> table{};

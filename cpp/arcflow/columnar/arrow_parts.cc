@@ -19,8 +19,8 @@ std::string RowsText(std::uint64_t n, const char* one, const char* many) {
 /// Checks `rows + 1` offsets: not negative, never falling, at most `limit`; with `exact`, each step
 /// must be that long.
 template <typename T>
-Status CheckOffsets(const std::byte* offsets, std::size_t rows, std::uint64_t limit,
-                    const std::size_t* exact, const char* unit) {
+Status CheckOffsetsOf(const std::byte* offsets, std::size_t rows, std::uint64_t limit,
+                      const std::size_t* exact, const char* unit) {
   T bad = 0;
   const T first = LoadAt<T>(offsets, 0);
   if (exact != nullptr && *exact <= static_cast<std::size_t>(std::numeric_limits<T>::max())) {
@@ -114,8 +114,8 @@ Status CheckNoNulls(const ArrowArray& array, Range range) {
 
 Status CheckOffsets(bool wide, const std::byte* offsets, std::size_t rows, std::uint64_t limit,
                     const std::size_t* exact, const char* unit) {
-  return wide ? CheckOffsets<std::int64_t>(offsets, rows, limit, exact, unit)
-              : CheckOffsets<std::int32_t>(offsets, rows, limit, exact, unit);
+  return wide ? CheckOffsetsOf<std::int64_t>(offsets, rows, limit, exact, unit)
+              : CheckOffsetsOf<std::int32_t>(offsets, rows, limit, exact, unit);
 }
 
 std::uint64_t OffsetAt(bool wide, const std::byte* offsets, std::size_t i) {

@@ -3,6 +3,9 @@
 // Arrow library needed.
 #pragma once
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -11,6 +14,7 @@
 #include <vector>
 
 #include "arcflow/columnar/arrow_abi.h"
+#include "arcflow/columnar/arrow_view.h"
 
 namespace arcflow::columnar::testing {
 
@@ -165,6 +169,14 @@ TestArrayPtr RecordBatch(std::int64_t rows, Columns... columns) {
   auto out = std::make_unique<TestArray>("+s", "", rows);
   (out->AddChild(std::move(columns)), ...);
   return out;
+}
+
+/// The batch is refused as InvalidArgument with `part` in the message.
+inline void ExpectRefused(const Schema& schema, TestArray& batch, const std::string& part) {
+  const Result<BatchView> view = ViewBatch(schema, batch.type, batch.array);
+  ASSERT_FALSE(view.ok()) << "expected: " << part;
+  EXPECT_EQ(view.status().code(), Code::kInvalidArgument);
+  EXPECT_THAT(std::string(view.status().message()), ::testing::HasSubstr(part));
 }
 
 }  // namespace arcflow::columnar::testing

@@ -54,13 +54,6 @@ std::vector<std::string> CopyAllStrings(const Schema& schema, TestArray& batch) 
   return out;
 }
 
-void ExpectRefused(const Schema& schema, TestArray& batch, const std::string& part) {
-  const Result<BatchView> view = ViewBatch(schema, batch.type, batch.array);
-  ASSERT_FALSE(view.ok()) << "expected: " << part;
-  EXPECT_EQ(view.status().code(), Code::kInvalidArgument);
-  EXPECT_THAT(std::string(view.status().message()), HasSubstr(part));
-}
-
 template <typename T>
 void ExpectPrimitive(DType dtype, const std::string& format) {
   const std::vector<T> values = {T(1), T(-2), T(3), T(100), T(5), T(6)};

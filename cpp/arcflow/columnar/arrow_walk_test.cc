@@ -76,13 +76,6 @@ std::vector<std::vector<T>> Rows(const Schema& schema, TestArray& batch) {
   return out;
 }
 
-void ExpectRefused(const Schema& schema, TestArray& batch, const std::string& part) {
-  const Result<BatchView> view = ViewBatch(schema, batch.type, batch.array);
-  ASSERT_FALSE(view.ok()) << "expected: " << part;
-  EXPECT_EQ(view.status().code(), Code::kInvalidArgument);
-  EXPECT_THAT(std::string(view.status().message()), HasSubstr(part));
-}
-
 using Ints = std::vector<std::int32_t>;
 
 /// [[[0], [1, 2]], [], [[3, 4, 5]]], with junk before and behind on every level.

@@ -30,9 +30,7 @@ namespace {
 constexpr double kConfigTimeout_s = 60;
 constexpr std::chrono::milliseconds kBeatDelay{
     20};  // how long changes of rows may gather before they are told
-constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::uint64_t kLinesPerSecond = 500;  // forwarded to the driver
-constexpr double kAtOnce_s = 0;
 constexpr double kFeedTick_s = 1;
 constexpr std::size_t kLeastTailBytes = std::size_t{64} << 10;  // a crash is explained from it
 
@@ -165,7 +163,7 @@ void Agent::OnAbort(const json& body) {
 
 void Agent::SendToFeeder(const json& packet, const std::vector<int>& fds) {
   if (feeder_gone_ || detached_) return;
-  if (Status status = net::SendPacket(feeder_.get(), packet, fds, Deadline::After(kSendTimeout));
+  if (Status status = net::SendPacket(feeder_.get(), packet, fds, Deadline::After(kAgentSends));
       !status.ok()) {
     Log(LogLevel::kWarning, "a packet to the feeder was lost: " + status.ToString());
   }

@@ -115,6 +115,7 @@ class Agent {
   Failure Stalled(const Inspection& seen, double idle_s) const;
 
   // The end.
+  static constexpr double kAtOnce_s = 0;
   void Fail(Failure failure, double grace_s);
   void OnVerdict(Verdict verdict);
   void Advance();

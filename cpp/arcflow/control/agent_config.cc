@@ -14,7 +14,6 @@ using nlohmann::json;
 constexpr double kMaxSeconds = 1e7;  // a third of a year
 constexpr std::size_t kMaxEntries = 4096;
 constexpr std::size_t kMaxArgumentBytes = 128 * 1024;
-constexpr std::size_t kMaxFeeds = 256;
 constexpr std::size_t kMaxPathBytes = 4096;
 constexpr int kMaxRespawns = 1'000'000;
 constexpr std::uint64_t kMaxReportBytes = std::uint64_t{1} << 20;

@@ -28,7 +28,6 @@ namespace {
 constexpr std::chrono::seconds kVerdictTimeout{30};  // the coordinator settles far sooner
 constexpr std::chrono::seconds kOrphanTimeout{5};    // the same when no feeder is left to hear it
 constexpr std::chrono::milliseconds kHostedPoll{20};
-constexpr double kAtOnce_s = 0;
 constexpr std::size_t kMaxPasses = 1000;  // told one by one; of more only the last
 
 /// NaN is no JSON; it stands for "not known".

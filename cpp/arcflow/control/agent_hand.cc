@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "arcflow/control/agent.h"
+#include "arcflow/control/chunks.h"
 #include "arcflow/control/coordinator_internal.h"
 #include "arcflow/net/frame.h"
 
@@ -13,8 +14,6 @@ namespace arcflow::control {
 using nlohmann::json;
 
 namespace {
-
-constexpr std::size_t kReadBytes = std::size_t{256} << 10;
 
 /// Who does not get rows because the other one is gone fails as its consequence.
 Failure RowsLost(int from, int own, const Status& why) {
@@ -39,7 +38,7 @@ void Agent::StartHandOver() {
   options.run_id = config_.run_id;
   options.channel = ControlChannelOptions(config_.secret, config_.encrypt);
   options.channel.max_raw_bytes = net::kMaxRawBytes;
-  options.channel.read_bytes = kReadBytes;
+  options.channel.read_bytes = kChunkReadBytes;
   options.channel.unacknowledged_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(Seconds(config_.silence_s));
   options.rank = config_.rank;

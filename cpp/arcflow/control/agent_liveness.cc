@@ -18,7 +18,6 @@ using nlohmann::json;
 namespace {
 
 constexpr double kLookEvery_s = 1;
-constexpr double kAtOnce_s = 0;
 constexpr double kLingerStopped_s = 5;  // a feeder that is stopped will not let go by itself
 constexpr int kMaxCompilations = 3;     // deferrals for code that is being traced or compiled
 constexpr int kMaxSaves = 10;

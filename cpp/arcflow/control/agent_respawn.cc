@@ -14,8 +14,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr double kAtOnce_s = 0;
-
 /// Whether a node died of something that the next one need not die of.
 bool MayHeal(const Failure& failure) {
   return failure.cause == cause::kSignal || failure.cause == cause::kExit ||

@@ -18,7 +18,6 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-constexpr double kAtOnce_s = 0;
 
 }  // namespace
 

@@ -31,8 +31,7 @@ using testing_support::Eventually;
 using testing_support::kPatience_s;
 using testing_support::Mark;
 using testing_support::OpenDescriptors;
-
-inline Deadline Patience() { return Deadline::AfterSeconds(kPatience_s); }
+using testing_support::Patience;
 
 /// control_helper in a process of its own, with its standard output.
 struct Helper {

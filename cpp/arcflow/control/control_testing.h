@@ -26,6 +26,7 @@ using nlohmann::json;
 
 /// Far above what anything here takes, so that only a hang meets it.
 inline constexpr double kPatience_s = 40;
+inline Deadline Patience() { return Deadline::AfterSeconds(kPatience_s); }
 
 inline std::string Secret() { return std::string(32, '\x5a'); }
 inline std::string SecretHex() {

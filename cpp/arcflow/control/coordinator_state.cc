@@ -19,7 +19,6 @@ namespace {
 
 constexpr std::size_t kQueueBytes = std::size_t{32} << 20;
 constexpr std::size_t kMaxBarrierBytes = kControlFrameBytes - 4096;
-constexpr std::size_t kMaxFeeds = 256;
 // How long changes of rows may gather before they are told. All ranks' rows go to all ranks, n * n
 // numbers: the time between two such rounds grows with n, so that their cost does not.
 constexpr double kRowsDelay_s = 0.02;

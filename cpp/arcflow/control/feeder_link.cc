@@ -29,7 +29,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::chrono::seconds kSendTimeout{30};
 constexpr std::chrono::seconds kDeathTimeout{
     2};  // from the end of its socket to the end of its process
 constexpr std::chrono::seconds kDefaultClose{5};
@@ -124,7 +123,7 @@ Status FeederLink::Impl::Ready() const {
 }
 
 Status FeederLink::Impl::Send(const json& packet, const std::vector<int>& fds) {
-  Status status = net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
+  Status status = net::SendPacket(socket.get(), packet, fds, Deadline::After(kPeerSends));
   if (status.code() != Code::kUnavailable) return status;
   // The agent is gone; what it said last is still in the socket.
   std::optional<Grant> ignored;

@@ -20,7 +20,7 @@
 namespace arcflow::control {
 namespace {
 
-constexpr std::chrono::seconds kCloseTimeout{3};
+constexpr std::chrono::seconds kRestTimeout{3};
 constexpr mode_t kMode = 0600;
 
 /// False when the file cannot be written any more.
@@ -116,7 +116,7 @@ void LogFile::Close() {
   std::unique_lock lock(shared_->mutex);
   shared_->closing = true;
   shared_->changed.notify_all();
-  shared_->changed.wait_for(lock, kCloseTimeout, [this] { return shared_->ended; });
+  shared_->changed.wait_for(lock, kRestTimeout, [this] { return shared_->ended; });
 }
 
 std::uint64_t LogFile::lost() const {

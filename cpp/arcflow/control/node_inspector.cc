@@ -20,7 +20,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::size_t kMaxThreads = 96;
-constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxStackTextBytes = std::size_t{1} << 20;
 constexpr milliseconds kPythonPause{20};
 constexpr int kPythonQuiet = 4;  // looks without growth that end it
 constexpr int kPythonLooks = 100;
@@ -120,7 +120,7 @@ std::size_t NodeInspector::Size() const {
 }
 
 std::string NodeInspector::TakeText() {
-  std::string text(std::min(Size(), kMaxTextBytes), '\0');
+  std::string text(std::min(Size(), kMaxStackTextBytes), '\0');
   const ssize_t n = ::pread(stacks_.get(), text.data(), text.size(), 0);
   text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
   (void)!::ftruncate(stacks_.get(), 0);
@@ -164,7 +164,7 @@ void NodeInspector::AskNext() {
 }
 
 void NodeInspector::AwaitNative() {
-  std::string text(std::min(Size(), kMaxTextBytes), '\0');
+  std::string text(std::min(Size(), kMaxStackTextBytes), '\0');
   const ssize_t n = ::pread(stacks_.get(), text.data(), text.size(), 0);
   text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
   const auto end = text.find(kStackEnd + std::to_string(threads_[next_].tid));

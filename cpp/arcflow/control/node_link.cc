@@ -27,7 +27,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::chrono::seconds kSendTimeout{30};
 constexpr double kBarrierSlack_s =
     10;  // the coordinator ends a barrier; only if it does not, we do
 constexpr double kForever_s = 1e8;
@@ -74,7 +73,7 @@ struct NodeLink::Impl {
   bool ended = false;  // under result_mutex
 
   Status Send(const json& packet, const std::vector<int>& fds) {
-    return net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
+    return net::SendPacket(socket.get(), packet, fds, Deadline::After(kPeerSends));
   }
   Status TakeConfig(Deadline deadline);
   Result<std::vector<std::string>> WaitBarrier(std::uint64_t id, const std::string& name,

@@ -28,7 +28,6 @@ namespace {
 constexpr int kNodeFd = 3;  // the broker's number in the node
 constexpr char kSelf[] = "/proc/self/exe";
 constexpr std::chrono::seconds kClearTimeout{2};
-constexpr std::chrono::seconds kSendTimeout{1};
 constexpr std::chrono::seconds kHeldTimeout{5};  // for a debugger to let go of a dead node
 constexpr std::chrono::milliseconds kHeldPause{20};
 constexpr std::chrono::milliseconds kOomCountPause{50};
@@ -135,7 +134,7 @@ void NodeProcess::OnOpen(net::Message& message) {
         {"op", "error"},
         {"code", "FAILED_PRECONDITION"},
         {"message", "no session \"" + CleanText(what, 64) + "\", or there is one already"}};
-    (void)!net::SendPacket(message.fds[0].get(), answer, {}, Deadline::After(kSendTimeout)).ok();
+    (void)!net::SendPacket(message.fds[0].get(), answer, {}, Deadline::After(kAgentSends)).ok();
     return;
   }
   control_ = std::move(message.fds[0]);
@@ -195,7 +194,7 @@ void NodeProcess::SendConfig() {
   if (sent.ok()) {
     sent = net::SendPacket(control_.get(), json{{"op", "config"}},
                            {config->get(), options_.payload_fd, options_.counters_fd},
-                           Deadline::After(kSendTimeout));
+                           Deadline::After(kAgentSends));
   }
   if (!sent.ok()) Log(LogLevel::kError, "cannot send a node its configuration: " + sent.ToString());
 }
@@ -252,9 +251,9 @@ void NodeProcess::AnswerBarrier(const json& answer) {
     sent = document.status();
     if (sent.ok())
       sent =
-          net::SendPacket(control_.get(), packet, {document->get()}, Deadline::After(kSendTimeout));
+          net::SendPacket(control_.get(), packet, {document->get()}, Deadline::After(kAgentSends));
   } else {
-    sent = net::SendPacket(control_.get(), packet, {}, Deadline::After(kSendTimeout));
+    sent = net::SendPacket(control_.get(), packet, {}, Deadline::After(kAgentSends));
   }
   if (!sent.ok())
     Log(LogLevel::kWarning, "cannot pass the end of a barrier on: " + sent.ToString());

@@ -3,6 +3,7 @@
 // for a packet.
 #pragma once
 
+#include <chrono>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -12,6 +13,11 @@
 #include "arcflow/net/packet.h"
 
 namespace arcflow::control {
+
+/// How long a packet to a process of the same host may take: an agent has others to serve, who
+/// talks to an agent has not.
+inline constexpr std::chrono::seconds kAgentSends{1};
+inline constexpr std::chrono::seconds kPeerSends{30};
 
 inline constexpr std::size_t kMaxDocumentBytes = std::size_t{64} << 20;
 inline constexpr std::size_t kMaxResultBytes = std::size_t{2} << 30;

@@ -14,8 +14,8 @@ namespace arcflow::control {
 namespace {
 
 using testing_support::Eventually;
-using testing_support::kPatience_s;
 using testing_support::Mark;
+using testing_support::Patience;
 
 SpawnOptions Shell(const std::string& script) {
   SpawnOptions options;
@@ -24,8 +24,6 @@ SpawnOptions Shell(const std::string& script) {
   options.env = EnvironmentWith({}, {});
   return options;
 }
-
-Deadline Patience() { return Deadline::AfterSeconds(kPatience_s); }
 
 TEST(ProcessTest, ExitCodeIsTold) {
   auto sut = ChildProcess::Spawn(Shell("exit 3"));

@@ -19,7 +19,8 @@ namespace arcflow::control {
 
 /// Bounds on what a peer may say; anything over them is InvalidArgument. Texts for people are cut
 /// instead.
-inline constexpr int kMaxSize = 16384;                   // nodes of a run
+inline constexpr int kMaxSize = 16384;  // nodes of a run
+inline constexpr std::size_t kMaxFeeds = 256;
 inline constexpr std::size_t kMaxNameBytes = 256;        // roles, hosts, feeds, barriers, run ids
 inline constexpr std::size_t kMaxTextBytes = 12 * 1024;  // messages, tracebacks
 inline constexpr std::size_t kMaxLineBytes = 4096;       // one line of a log

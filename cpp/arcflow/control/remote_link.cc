@@ -26,7 +26,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kReadBytes = std::size_t{256} << 10;
 constexpr std::size_t kMaxInbox = 1024;
 
 }  // namespace
@@ -34,7 +33,7 @@ constexpr std::size_t kMaxInbox = 1024;
 net::ChannelOptions RemoteChannelOptions(const std::string& secret, bool encrypt) {
   net::ChannelOptions options = ControlChannelOptions(secret, encrypt);
   options.max_raw_bytes = net::kMaxRawBytes;
-  options.read_bytes = kReadBytes;
+  options.read_bytes = kChunkReadBytes;
   return options;
 }
 

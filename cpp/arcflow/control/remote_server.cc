@@ -25,10 +25,9 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxTasks = 1024;
-constexpr std::chrono::seconds kSendTimeout{1};
 
 Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = {}) {
-  return net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
+  return net::SendPacket(socket.get(), packet, fds, Deadline::After(kAgentSends));
 }
 
 }  // namespace

@@ -26,8 +26,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::chrono::seconds kSendTimeout{30};
-
 Status WaitReadable(int socket, Deadline deadline) {
   for (;;) {
     pollfd entry{socket, POLLIN, 0};
@@ -117,7 +115,7 @@ Status SideLink::Publish(const std::string& feed, const Grant& grant, std::size_
 }
 
 Status SideLink::Send(const json& packet, const std::vector<int>& fds) {
-  return net::SendPacket(socket_.get(), packet, fds, Deadline::After(kSendTimeout));
+  return net::SendPacket(socket_.get(), packet, fds, Deadline::After(kPeerSends));
 }
 
 Result<std::optional<net::Message>> SideLink::Receive(Deadline deadline) {

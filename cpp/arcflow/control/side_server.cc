@@ -29,7 +29,6 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxClients = 1024;
-constexpr std::chrono::seconds kSendTimeout{1};
 constexpr double kHandshake_s = 10;
 constexpr std::chrono::milliseconds kTick{100};
 constexpr int kBacklog = 128;
@@ -159,7 +158,7 @@ Status SideServer::OnHandshake(Client& client) {
 void SideServer::Send(Client& client, const json& packet, const std::vector<int>& fds) {
   if (!client.socket.valid()) return;
   const Status status =
-      net::SendPacket(client.socket.get(), packet, fds, Deadline::After(kSendTimeout));
+      net::SendPacket(client.socket.get(), packet, fds, Deadline::After(kAgentSends));
   if (!status.ok() && status.code() != Code::kUnavailable)
     Log(LogLevel::kWarning, "a packet to a feeding task was lost: " + status.ToString());
 }

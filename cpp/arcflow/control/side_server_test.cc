@@ -29,11 +29,10 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 using testing_support::Eventually;
+using testing_support::Patience;
 using testing_support::Secret;
 
 constexpr std::size_t kPage = 4096;
-
-Deadline Patience() { return Deadline::AfterSeconds(testing_support::kPatience_s); }
 
 columnar::Schema OneColumn(const std::string& name = "x") {
   columnar::Schema schema;

@@ -17,10 +17,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::chrono::seconds kSendTimeout{1};
-
 void SendTo(const Fd& socket, const json& packet, const std::vector<int>& fds = {}) {
-  const Status status = net::SendPacket(socket.get(), packet, fds, Deadline::After(kSendTimeout));
+  const Status status = net::SendPacket(socket.get(), packet, fds, Deadline::After(kAgentSends));
   if (!status.ok() && status.code() != Code::kUnavailable)
     Log(LogLevel::kWarning, "a packet to the node was lost: " + status.ToString());
 }

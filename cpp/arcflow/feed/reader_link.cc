@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "arcflow/base/mapping.h"
+#include "arcflow/feed/service_fields.h"
 #include "arcflow/net/packet.h"
 
 namespace arcflow::feed {
@@ -16,7 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kMaxNumber = std::uint64_t{1} << 62;
 constexpr std::size_t kMaxSchemaBytes = std::size_t{16} << 20;
 // Sending waits only while the agent's queue is full; an agent that reads nothing for so long is
 // stuck.

@@ -19,7 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kMaxNumber = std::uint64_t{1} << 62;
 constexpr std::size_t kMaxDropsPerAnswer = 1024;
 
 Deadline AtOnce() { return Deadline::After(std::chrono::nanoseconds(0)); }

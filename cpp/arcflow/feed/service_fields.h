@@ -10,6 +10,9 @@
 
 namespace arcflow::feed {
 
+/// No count or number in a packet is larger.
+inline constexpr std::uint64_t kMaxNumber = std::uint64_t{1} << 62;
+
 /// The field as a whole number in [0, max]. InvalidArgument with the packet's op and the key when
 /// it is missing, of another type, or out of range. Threads: pure functions.
 Result<std::uint64_t> UintField(const nlohmann::json& packet, const char* key, std::uint64_t max);

@@ -10,8 +10,6 @@
 namespace arcflow::transport {
 namespace {
 
-constexpr std::size_t kMiB = std::size_t{1} << 20;
-
 TEST_P(TransportConformance, PutsAndGetsEverySize) {
   PeerProcess& peer = AddPeer();
   const auto endpoint = Connect(peer);

@@ -18,6 +18,8 @@
 
 namespace arcflow::transport {
 
+inline constexpr std::size_t kMiB = std::size_t{1} << 20;
+
 struct ConformanceCase {
   std::string name;  // letters only
   std::vector<std::string> backends;

@@ -13,8 +13,6 @@
 namespace arcflow::transport {
 namespace {
 
-constexpr std::size_t kMiB = std::size_t{1} << 20;
-
 void Pause(int microseconds) {
   std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
 }

@@ -26,7 +26,7 @@ struct Watched {
   collective::GroupCounters last;
 };
 
-std::mutex g_mutex;
+std::mutex g_stats_mutex;
 std::map<std::string, std::uint64_t> g_fallbacks;
 std::vector<Watched> g_groups;
 std::atomic<std::uint64_t> g_recycled{0};
@@ -64,7 +64,7 @@ Json Peers(const Watched& each) {
 void CountFallback(const std::string& reason) {
   bool first = false;
   {
-    const std::lock_guard lock(g_mutex);
+    const std::lock_guard lock(g_stats_mutex);
     first = ++g_fallbacks[reason] == 1;
   }
   if (first) Log(LogLevel::kWarning, "arcflow: TensorFlow's own transport is used: " + reason);
@@ -72,7 +72,7 @@ void CountFallback(const std::string& reason) {
 
 void WatchGroup(const std::string& name, std::vector<std::string> tasks,
                 const std::shared_ptr<collective::Engine>& group) {
-  const std::lock_guard lock(g_mutex);
+  const std::lock_guard lock(g_stats_mutex);
   g_groups.push_back({name, std::move(tasks), group->rank(), group->ranks(), group, {}});
 }
 
@@ -81,7 +81,7 @@ void CountOutput(bool recycled) {
 }
 
 std::string StatsJson() {
-  const std::lock_guard lock(g_mutex);
+  const std::lock_guard lock(g_stats_mutex);
   Json groups = Json::array();
   Json totals = Counted({});
   for (Watched& each : g_groups) {
