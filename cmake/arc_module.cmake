@@ -38,6 +38,8 @@ endfunction()
 function(arc_target_unity target)
   if(ARC_SANITIZE AND NOT ARC_FUZZ)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    # A source that is included is no header, and its unnamed namespace no trap.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
   endif()
 endfunction()
 

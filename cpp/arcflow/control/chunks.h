@@ -16,7 +16,7 @@ namespace arcflow::control {
 
 /// A raw frame is the place of its bytes (eight bytes, little endian), then the bytes.
 inline constexpr std::size_t kChunkPlaceBytes = 8;
-inline constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // of one frame, at most
+inline constexpr std::size_t kChunkBytes = std::size_t{1} << 20;        // of one frame, at most
 inline constexpr std::size_t kChunkReadBytes = std::size_t{256} << 10;  // at once, from a channel
 /// Sent and not acknowledged by the other side; bounds what is held beside the memory itself.
 inline constexpr std::uint64_t kChunkWindowBytes = 4 * kChunkBytes;

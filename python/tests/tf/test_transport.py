@@ -93,11 +93,8 @@ def test_reduce_scatter_works_on_cpus(ours: Pair) -> None:
             )
 
 
-@pytest.mark.parametrize("cluster", ["ours", "four"])
-def test_steps_under_the_strategy_use_the_same_memory(
-    cluster: str, request: pytest.FixtureRequest
-) -> None:
-    for one in request.getfixturevalue(cluster):
+def check_memory(cluster: Pair) -> None:
+    for one in cluster:
         steps = one["steps"]
         assert steps["wrong"] == 0
         half, end = steps["reports"]
@@ -109,8 +106,16 @@ def test_steps_under_the_strategy_use_the_same_memory(
         assert end["fallbacks"] == {}
 
 
-def test_update_server_def_keeps_our_collectives() -> None:
-    for one in ranks("update_server_def", 2):
+def test_steps_of_two_under_the_strategy_use_the_same_memory(ours: Pair) -> None:
+    check_memory(ours)
+
+
+def test_steps_of_four_under_the_strategy_use_the_same_memory(four: Pair) -> None:
+    check_memory(four)
+
+
+def test_update_server_def_keeps_our_collectives(tmp_path: Path) -> None:
+    for one in ranks("update_server_def", 2, folder=str(tmp_path)):
         assert (one["first"], one["second"]) == (3.0, 5.0)
         assert one["after"] > one["before"]
 

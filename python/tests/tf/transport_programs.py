@@ -201,7 +201,7 @@ def killed(victim: int, count: int, mode: str) -> dict[str, Any]:
     return {"seen": seen}
 
 
-def update_server_def() -> dict[str, Any]:
+def update_server_def(folder: str) -> dict[str, Any]:
     """The server gets a new cluster definition, and goes on with our collectives."""
     import tensorflow as tf
     from tensorflow.python.eager import context
@@ -212,6 +212,9 @@ def update_server_def() -> dict[str, Any]:
     before = _transport.report()["collectives"]["operations"]
     here = context.context()
     here.enable_collective_ops(here._collective_ops_server_def)
+    Path(folder, str(rank)).touch()  # a rank that is early would ask a server that is not new yet
+    while len(os.listdir(folder)) < size:
+        time.sleep(0.05)
     second = float(ops.all_reduce_v2(tf.fill([70_000], rank + 2.0), size, GROUP, 922)[-1])
     after = _transport.report()["collectives"]["operations"]
     return {"first": first, "second": second, "before": before, "after": after}
