@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,8 @@ class Servers:
     def log(self, name: str) -> str:
         return (self._folder / name / "log").read_text(errors="replace")
 
-    def standalone(self, workers: int = 2, cores: int = 2) -> str:
-        """Start Master and Workers; return the master's address."""
+    def standalone(self, workers: int = 2, cores: int = 2, hosts: Sequence[str] = ()) -> str:
+        """Start Master and Workers, each at its address of `hosts`; return the master's address."""
         port = free_port()
         master = ["spark-class", "org.apache.spark.deploy.master.Master"]
         self.start("master", [*master, "-h", "127.0.0.1", "-p", str(port), "--webui-port", "0"])
@@ -185,7 +185,7 @@ class Servers:
                 "org.apache.spark.deploy.worker.Worker",
                 url,
                 "-h",
-                "127.0.0.1",
+                hosts[number] if hosts else "127.0.0.1",
             ]
             resources = ["-c", str(cores), "-m", "1200m", "--webui-port", "0"]
             self.start(f"worker{number}", [*worker, *resources])

@@ -15,7 +15,7 @@ import spark_testing
 from spark_testing import on
 from test_live import double, feed_for_ever, ids_of, numbered, read_all
 
-from arcflow import Cluster, errors
+from arcflow import Cluster, Feed, errors
 
 pytestmark = [pytest.mark.usefixtures("leftovers"), pytest.mark.spark, pytest.mark.timeout(400)]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
@@ -131,6 +131,49 @@ DRIVER = """
     print("ready", flush=True)
     sys.stdin.read()
 """
+
+
+def test_of_a_task_that_spark_runs_twice_at_once_one_attempt_feeds(tmp_path):
+    """Speculation: Spark starts a slow task again, on another host, while it still runs."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+
+    def first_is_slow(batches):
+        import os
+        import time
+
+        from pyspark import TaskContext
+
+        task = TaskContext.get()
+        (runs / f"{task.partitionId()}-{task.attemptNumber()}").touch()
+        for batch in batches:
+            yield batch
+            if task.partitionId() == 3 and task.attemptNumber() == 0:
+                while not os.path.exists(runs / "3-1"):  # until Spark has had enough of it
+                    time.sleep(0.1)
+                time.sleep(1)
+
+    with spark_testing.Servers(tmp_path / "servers") as servers:
+        session = spark_testing.classic_session(
+            servers.standalone(2, 2, ("127.0.0.1", "127.0.0.2")),
+            tmp_path / "spark",
+            spark__speculation="true",
+            spark__speculation__interval="100ms",
+            spark__speculation__minTaskRuntime="200ms",
+            spark__speculation__multiplier="1.1",
+            spark__speculation__quantile="0.5",
+        )
+        try:
+            with Cluster(session, size=2, progress=False) as cluster:
+                cluster.start(read_all)
+                rows = numbered(session, 0, 400).mapInArrow(first_is_slow, "id long, x array<float>")
+                rows = Feed(rows, shapes={"x": (2,)}, probe=False, cache="none")
+                assert cluster.feed(rows).rows == 400
+                assert ids_of(cluster.stop()) == list(range(400))
+        finally:
+            spark_testing.stop_sessions()
+    assert (runs / "3-1").exists()
+    assert not (runs / "2-1").exists()
 
 
 @pytest.mark.parametrize("master", ["local[2]", "local-cluster[2,1,1024]"])
