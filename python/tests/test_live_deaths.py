@@ -166,7 +166,9 @@ def test_of_a_task_that_spark_runs_twice_at_once_one_attempt_feeds(tmp_path):
         try:
             with Cluster(session, size=2, progress=False) as cluster:
                 cluster.start(read_all)
-                rows = numbered(session, 0, 400).mapInArrow(first_is_slow, "id long, x array<float>")
+                rows = numbered(session, 0, 400).mapInArrow(
+                    first_is_slow, "id long, x array<float>"
+                )
                 rows = Feed(rows, shapes={"x": (2,)}, probe=False, cache="none")
                 assert cluster.feed(rows).rows == 400
                 assert ids_of(cluster.stop()) == list(range(400))
