@@ -25,6 +25,7 @@ PARTS = {
     "shuffle": 5,
     "bounded_memory": 1,
     "spark_to_tensor": 7,
+    "arrays": 5,
     "launch": 5,
     "uneven": 5,
     "remote": 5,

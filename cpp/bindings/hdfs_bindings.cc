@@ -2,9 +2,11 @@
 // Files of HDFS for Python code that has no TensorFlow: log folders, checkpoints, doctor.
 #include <nanobind/stl/string.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 
+#include "arcflow/hdfs/file_reader.h"
 #include "arcflow/hdfs/file_system.h"
 #include "core_bindings.h"
 
@@ -57,9 +59,36 @@ void Append(const std::string& uri, std::string bytes) {
   }));
 }
 
+/// An open file. Reads own what they touch: a signal may leave one running.
+struct OpenFile {
+  std::shared_ptr<hdfs::FileReader> reader;
+};
+
+OpenFile Open(const std::string& uri) {
+  return {
+      ValueOrThrow(InFileSystem([uri](FileSystem& fs) -> Result<std::shared_ptr<hdfs::FileReader>> {
+        ARC_ASSIGN(auto reader, fs.Open(uri));
+        return std::shared_ptr<hdfs::FileReader>(std::move(reader));
+      }))};
+}
+
+nb::bytes Read(const OpenFile& file, std::uint64_t offset, std::size_t size) {
+  return ToBytes(
+      ValueOrThrow(InThread([reader = file.reader, offset, size]() -> Result<std::string> {
+        std::string bytes(size, '\0');
+        ARC_ASSIGN(const std::size_t n, reader->Read(offset, bytes));
+        bytes.resize(n);
+        return bytes;
+      })));
+}
+
 }  // namespace
 
 void BindHdfs(nb::module_& module) {
+  nb::class_<OpenFile>(module, "HdfsFile", "A file of HDFS, open for reading.")
+      .def(nb::new_(&Open), nb::arg("uri"))
+      .def("read", &Read, nb::arg("offset"), nb::arg("size"))
+      .def_prop_ro("size", [](const OpenFile& file) { return file.reader->size(); });
   module.def(
       "hdfs_read",
       [](const std::string& uri, std::size_t max_bytes) {

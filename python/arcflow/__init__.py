@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .context import Context
     from .feed import Feed
     from .inference import apply
+    from .parquet import ParquetFeed
     from .preflight import doctor
 
-__all__ = ["Cluster", "Context", "Feed", "Result", "apply", "doctor", "errors"]
+__all__ = ["Cluster", "Context", "Feed", "ParquetFeed", "Result", "apply", "doctor", "errors"]
 
 # Exported name -> module. Loaded when first used, so that `import arcflow` needs neither Spark nor TensorFlow.
 _LAZY = {
@@ -23,6 +24,7 @@ _LAZY = {
     "Result": "cluster",
     "Context": "context",
     "Feed": "feed",
+    "ParquetFeed": "parquet",
     "apply": "inference",
     "doctor": "preflight",
 }

@@ -210,6 +210,16 @@ class NodeSession:
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next packet (JSON) and what came with it; None when none came in time."""
 
+class HdfsFile:
+    """A file of HDFS, open for reading. Threads: any."""
+
+    def __init__(self, uri: str) -> None: ...
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from `offset` on, fewer than `size` only at the file's end."""
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
 def hdfs_read(uri: str, max_bytes: int) -> bytes:
     """The bytes of a file at an ``hdfs://`` path; see `arcflow.files`."""
 

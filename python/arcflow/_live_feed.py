@@ -95,13 +95,6 @@ def answer_schema(schema: Any) -> Any:
     return schema
 
 
-def to_arrow_schema(schema: Any) -> Any:
-    """Return the Arrow schema that Spark wants for a StructType."""
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    return to_arrow_schema(schema)
-
-
 @dataclasses.dataclass
 class _Entry:
     kind: str
@@ -150,17 +143,17 @@ class Known:
                 f"feed {name!r} has ended (end_feed): feed under another name"
             )
         if entry.columns == columns and entry.options == feed.options:
-            frame = feed.df.select(*names)
+            frame, reader = feed.frame(names), feed.reader(names)
         else:
             planned = feed.plan(name)
             _check_same(name, entry.planned.schema, planned.schema)
-            frame = planned.frame
+            frame, reader = planned.frame, planned.reader
         if isinstance(data, Feed) and feed.cache != entry.planned.cache:
             raise InvalidArgumentError(
                 f"feed {name!r} was fed with cache={entry.planned.cache!r} first, now {feed.cache!r}: "
                 "the same for every call"
             )
-        return dataclasses.replace(entry.planned, frame=frame)
+        return dataclasses.replace(entry.planned, frame=frame, reader=reader)
 
     def knows(self, name: str) -> bool:
         """Whether rows were planned under the name."""

@@ -245,6 +245,7 @@ class Run:
             network=options.network,
             gpus=options.gpus,
             share_gpus=options.share_gpus,
+            readers={feed.name: feed.reader for feed in self._feeds if feed.reader},
             respawns=options.worker_restarts,
         )
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from . import _executor, _task, errors
+from . import _executor, _task, errors, parquet
 
 # The row that each feeding task returns.
 ROW_SCHEMA = "partition bigint, rows bigint, counted boolean, enough boolean"
@@ -37,6 +37,7 @@ class SidePlan:
     segment_bytes: int
     wait_s: float = 0.0  # for a node that serves
     encrypt: bool = False  # what goes to another executor
+    reader: Any = None  # parquet.Reader, where what the task gets says what to read
 
 
 class _EnoughError(Exception):
@@ -78,7 +79,8 @@ def _feed(plan: SidePlan, who: dict[str, int], batches: Iterable[Any]) -> tuple[
             if stage.attach(who):
                 stages.append(stage)
         written = 0
-        for batch in batches if stages else ():
+        rows = (one for batch in batches for one in parquet.rows_of(plan.reader, batch))
+        for batch in rows if stages else ():
             if batch.num_rows:
                 stages = _deal(stages, batch, turn=written)
                 written += 1

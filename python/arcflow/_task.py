@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _executor, _gpus, _liveness, _logs, _network, _serve, errors
+from . import _executor, _gpus, _liveness, _logs, _network, _serve, errors, parquet
 from ._roles import Roles
 from .schema import inputs
 
@@ -58,6 +58,7 @@ class Plan:
     gpus: int | None = None  # a node; None: as Spark or the environment says
     share_gpus: bool = False
     live: bool = False  # the nodes outlive the tasks
+    readers: dict[str, Any] = dataclasses.field(default_factory=dict)  # of feeds: parquet.Reader
     respawns: int = 0  # of a worker that serves a parameter server's chief
 
     @property
@@ -315,8 +316,12 @@ def _feed(link: Any, plan: Plan, batches: Iterable[Any]) -> None:
     wanted = set(names)
     for batch in _from_spark(batches):
         for name, part in split(batch, plan) if plan.tagged else ((names[0], batch),):
-            if name in wanted and part.num_rows and not link.write(name, part):
-                wanted.discard(name)
+            if name not in wanted:
+                continue
+            for rows in parquet.rows_of(plan.readers.get(name), part):
+                if rows.num_rows and not link.write(name, rows):
+                    wanted.discard(name)
+                    break
         if not wanted:
             break
     for name in names:
@@ -354,7 +359,8 @@ def split(batch: Any, plan: Plan) -> Iterator[tuple[str, Any]]:
     for tag, start, length in runs(batch.column(0).to_numpy(zero_copy_only=False)):
         name = names[tag]
         rows = batch.column(1 + tag).slice(start, length)
-        columns = inputs(plan.feeds[name]["schema"])
+        reader = plan.readers.get(name)
+        columns = reader.inputs if reader else inputs(plan.feeds[name]["schema"])
         arrays = [rows.field(i) for i in range(len(columns))]
         yield name, pa.RecordBatch.from_arrays(arrays, names=columns)
 

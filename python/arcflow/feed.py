@@ -24,11 +24,12 @@ class PlannedFeed:
     order_by: tuple[str, ...] = ()
     stable: bool = False
     balance: bool = True
+    reader: Any = None  # arcflow.parquet.Reader, where `frame` says what to read
 
     @property
     def inputs(self) -> list[str]:
         """Columns of `frame`, in the order in which the feed takes them."""
-        return _schema.inputs(self.schema)
+        return _schema.inputs(self.schema) if self.reader is None else list(self.reader.inputs)
 
     def to_json(self, *, in_step: bool = True) -> dict[str, Any]:
         """Return what the agent must know of the feed.
@@ -180,12 +181,26 @@ class Feed:
                 f"{where}column {unknown!r} is an array, vector or image, and probe=False: say its "
                 f"length by shapes={{{unknown!r}: (…,)}} (and, for a vector, vectors=)"
             )
-        frame = self.df
-        if list(names) != list(self.df.columns):
-            frame = self.df.select(*[_schema.quote(column) for column in names])
         return PlannedFeed(
-            name, frame, planned.to_json(), self.cache, self.order_by, self.stable, self.balance
+            name,
+            self.frame(names),
+            planned.to_json(),
+            self.cache,
+            self.order_by,
+            self.stable,
+            self.balance,
+            self.reader(names),
         )
+
+    def frame(self, names: Sequence[str]) -> Any:
+        """Return what the tasks get for these columns: the rows."""
+        if list(names) == list(self.df.columns):
+            return self.df
+        return self.df.select(*[_schema.quote(column) for column in names])
+
+    def reader(self, names: Sequence[str]) -> Any:
+        """Return what makes rows of what the tasks get; None when they are the rows."""
+        return None
 
     def _measure(self, asked: Sequence[str], where: str) -> dict[str, Any]:
         """Evaluate expressions on the first row."""

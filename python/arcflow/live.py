@@ -27,6 +27,7 @@ from . import (
     errors,
 )
 from .progress import Progress
+from .schema import to_arrow
 
 _POLL_S = 0.1
 # Added to the grace period: how long nodes that are stopped by force may take to go.
@@ -253,11 +254,16 @@ class Running(_run.Run):
         self._check_open("infer")
         frame = _live_feed.to_frame(self._spark, data, rows_schema, "infer")
         planned = self._feeds_known.plan("infer", frame, kind="infer")
+        if planned.reader is not None:
+            raise errors.InvalidArgumentError(
+                "infer() takes no ParquetFeed, whose rows Spark does not see: give "
+                "spark.read.parquet(path)"
+            )
         wanted = _live_feed.answer_schema(schema)
         plan = dataclasses.replace(
             self._side_plan(planned, f"infer-{next(self._jobs)}"), wait_s=float(timeout)
         )
-        arrow = _live_feed.to_arrow_schema(wanted)
+        arrow = to_arrow(wanted)
 
         def task(batches: Any) -> Any:
             from arcflow import _side_task
@@ -390,6 +396,7 @@ class Running(_run.Run):
             job=job,
             segment_bytes=self._options.segment_bytes,
             encrypt=self._options.encrypt,
+            reader=planned.reader,
         )
 
     def _feed_once(self, planned: Any, job: str, *, whole: bool) -> Fed:

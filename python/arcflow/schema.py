@@ -175,6 +175,16 @@ def values_of(schema: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[d
     return [{**value, "columns": columns} for value in values]
 
 
+def to_arrow(schema: Any) -> Any:
+    """Return the Arrow schema that Spark has for a StructType; timestamps are in UTC."""
+    import inspect
+
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    known = inspect.signature(to_arrow_schema).parameters
+    return to_arrow_schema(schema, **{"timezone": "UTC"} if "timezone" in known else {})
+
+
 def quote(name: str) -> str:
     """Return a column's name as SQL writes it."""
     return "`" + name.replace("`", "``") + "`"

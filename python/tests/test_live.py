@@ -258,6 +258,17 @@ class TestInfer:
         assert rows[2].name == "n2"
         assert one.stop().values == ["done"]
 
+    def test_answers_may_be_times(self, session, one):
+        one.start(
+            lambda ctx: ctx.serve(lambda columns: {"at": columns["at"], "day": columns["day"]})
+        )
+        rows = session.range(4).selectExpr(
+            "timestamp_micros(id * 1000001) as at", "date_add(date'1969-12-31', int(id)) as day"
+        )
+        answers = one.infer(Feed(rows, cache="none"), "at timestamp, day date")
+        one.stop()
+        assert answers.collect() == rows.collect()
+
     def test_a_node_trains_and_answers_at_the_same_time(self, session, one):
         def both(ctx):
             import threading
