@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet files that the tasks read themselves: the rows that Spark reads, once each, or an error that names the file."""
+"""Parquet files that the tasks read themselves: the rows that Spark reads, each once, or an error naming the file."""
 
 from __future__ import annotations
 
