@@ -33,10 +33,12 @@ stage_consumer() {
     cmake -S cmake/install_test -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/install" >/dev/null &&
     cmake --build build/consumer && build/consumer/consumer
 }
-stage_pytest() {  # the tests of the TensorFlow ops feed themselves by a developer target
+# One process more than there are cores: tests also wait, for deadlines and for Spark. The tests of the TensorFlow ops feed
+# themselves by a developer target.
+stage_pytest() {
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
-    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn" -n "$jobs" --dist loadfile
+    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
 }
 stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, which Maven brings; not in the default list
 stage_yarn() { build/venv/bin/python -m pytest -q -m yarn; }  # the same, with ResourceManager and NodeManager

@@ -80,3 +80,17 @@ def leftovers():
     )
     spark_testing.wait_for(lambda: not spark_testing.arcflow_memfds(), 10, "closing of memfds")
     assert set(spark_testing.named_leftovers()) - before == set()
+
+
+# Where several processes share the files, the longest come first, so that none ends alone long after the others
+# (`--durations` tells; the order is only a matter of time).
+_LONGEST = (
+    "test_restart.py", "test_chaos.py", "test_strategy.py", "test_transport.py", "test_roles.py",
+    "test_examples.py", "test_cluster.py", "test_async_fit.py", "test_live_deaths.py", "test_liveness.py",
+    "test_failures.py", "test_types.py", "test_resources.py", "test_live.py", "test_host_loss.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
