@@ -189,7 +189,7 @@ class _HdfsFile:
     def __init__(self, uri: str) -> None:
         from . import _core
 
-        self._file = _core.HdfsFile(uri)
+        self._file: Any = _core.HdfsFile(uri)
         self._at = 0
 
     def read(self, size: int = -1) -> bytes:
