@@ -19,6 +19,7 @@
 #include "arcflow/base/deadline.h"
 #include "arcflow/feed/reader.h"
 #include "batch_tensors.h"
+#include "gather_ahead.h"
 #include "shuffle_epochs.h"
 #include "status.h"
 #include "tensorflow_headers.h"
@@ -171,6 +172,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   explicit Iterator(const Params& params) : DatasetIterator<FeedDataset>(params) {}
   ~Iterator() override {
     if (deregister_) deregister_();
+    if (ahead_) reader_->Cancel();  // which may wait for rows
   }
 
   absl::Status Initialize(data::IteratorContext* ctx) override {
@@ -188,11 +190,24 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
                                bool* end_of_sequence) override {
     mutex_lock lock(mu_);
     TF_RETURN_IF_ERROR(BeginPass());
-    Result<std::optional<feed::Batch>> next = reader_->Next(Deadline::Infinite());
-    if (!next.ok()) return ToTf(next.status());
-    *end_of_sequence = !next->has_value();
-    if (*end_of_sequence) return absl::OkStatus();
-    return Emit(ctx, **next, out);
+    tensorflow::Allocator* const allocator = ctx->allocator({});  // lives as long as the process
+    Gathered next;
+    if (dataset()->params_.shuffle) {
+      if (!ahead_) {
+        position_ = static_cast<std::int64_t>(reader_->position());
+        ahead_.emplace([this, allocator](Gathered* last) { return Take(allocator, last); },
+                       GatherAhead::Limits());
+      }
+      next = ahead_->Next();
+    } else {
+      const GatherAhead::Make make = Take(allocator, &next);
+      if (make != nullptr) next = make();
+    }
+    TF_RETURN_IF_ERROR(next.status);
+    *end_of_sequence = next.end;
+    if (!next.end) ++position_;
+    *out = std::move(next.element);
+    return absl::OkStatus();
   }
 
   /// At the start of a pass rows are addressed by number, so that what is skipped is neither waited
@@ -202,7 +217,7 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     {
       mutex_lock lock(mu_);
       TF_RETURN_IF_ERROR(BeginPass());
-      if (reader_->position() == 0 && num_to_skip > 0) {
+      if (!ahead_ && reader_->position() == 0 && num_to_skip > 0) {
         TF_RETURN_IF_ERROR(ToTf(reader_->Seek(static_cast<std::uint64_t>(num_to_skip))));
         *num_skipped = num_to_skip;
         *end_of_sequence = false;  // the next step tells
@@ -225,11 +240,14 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
       TF_RETURN_IF_ERROR(writer->WriteScalar(prefix(), kEpoch, epoch_));
       TF_RETURN_IF_ERROR(writer->WriteScalar(prefix(), kSeed, dataset()->params_.seed));
     }
-    return writer->WriteScalar(prefix(), kStep, static_cast<int64_t>(reader_->position()));
+    // What was handed out, which of rows that are gathered ahead only this iterator knows.
+    const auto position = ahead_ ? position_ : static_cast<std::int64_t>(reader_->position());
+    return writer->WriteScalar(prefix(), kStep, position);
   }
 
   absl::Status RestoreInternal(data::IteratorContext*, data::IteratorStateReader* reader) override {
     mutex_lock lock(mu_);
+    if (ahead_) return absl::FailedPreconditionError("a pass that has begun cannot be restored");
     int64_t step = 0;
     TF_RETURN_IF_ERROR(reader->ReadScalar(prefix(), kStep, &step));
     if (step < 0) return absl::DataLossError("the saved position of a feed is negative");
@@ -342,10 +360,23 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     return absl::OkStatus();
   }
 
-  absl::Status Emit(data::IteratorContext* ctx, const feed::Batch& batch,
+  /// As GatherAhead::Take. Threads: one at a time, without `mu_` where elements are gathered ahead.
+  GatherAhead::Make Take(tensorflow::Allocator* allocator, Gathered* last) {
+    Result<std::optional<feed::Batch>> next = reader_->Next(Deadline::Infinite());
+    last->status = ToTf(next.status());
+    last->end = next.ok() && !next->has_value();
+    if (last->final()) return nullptr;
+    auto batch = std::make_shared<const feed::Batch>(*std::move(*next));
+    return [this, allocator, batch = std::move(batch)] {
+      Gathered made;
+      made.status = Emit(allocator, *batch, &made.element);
+      return made;
+    };
+  }
+
+  absl::Status Emit(tensorflow::Allocator* allocator, const feed::Batch& batch,
                     std::vector<Tensor>* out) {
     out->reserve(components_.size() + 1);
-    tensorflow::Allocator* allocator = ctx->allocator({});
     std::map<std::size_t, feed::RaggedRows> ragged;
     for (const Component& component : components_) {
       Tensor tensor;
@@ -357,10 +388,12 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
   }
 
   mutex mu_;
-  std::shared_ptr<feed::Reader> reader_;  // used under mu_, but for Cancel
-  std::vector<Component> components_;
-  int64_t epoch_ = kNoEpoch;  // of a shuffled pass
+  std::shared_ptr<feed::Reader> reader_;  // used under mu_ or by ahead_ alone, but for Cancel
+  std::vector<Component> components_;     // fixed once initialized
+  int64_t epoch_ = kNoEpoch;              // of a shuffled pass
+  int64_t position_ = 0;                  // steps handed out since ahead_ began
   std::function<void()> deregister_;
+  std::optional<GatherAhead> ahead_;  // of a shuffled pass; last: its thread uses the rest
 };
 
 std::unique_ptr<data::IteratorBase> FeedDataset::MakeIteratorInternal(
