@@ -119,3 +119,17 @@ def test_a_program_trains_in_containers_from_the_packed_environment(
         60,
         "end of all containers",
     )
+
+
+@pytest.mark.usefixtures("leftovers")
+def test_a_node_that_fails_in_a_container_is_named_and_the_application_fails(
+    yarn, environment, archive
+):
+    done = submitted(
+        yarn, environment, archive, "client", "--cluster_size", "2", "--fail", "1", "--no_progress",
+        "--start_timeout", "300", "--target", "hdfs:///unused",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "NodeFailedError" in done.stderr
+    assert "worker:0" in done.stderr
+    assert "rows are bad on purpose" in done.stderr
