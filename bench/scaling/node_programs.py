@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the nodes of the scaling bench do: compute that is a sleep, gradients that are real, and a real CNN."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+PACK = 25 << 20  # bytes of gradients that are exchanged at once
+FLOAT = 4
+WARM_UP = 2
+
+
+def packs(model: dict[str, Any]) -> list[tuple[int, float]]:
+    """Return (numbers, share of the backward pass before they are there), in the order in which gradients appear.
+
+    An Inception-like network has its weights spread over its depth; of a VGG-like one, 86 % lie in the
+    dense layers at its end, whose gradients come first and take a twentieth of the time.
+    """
+    total, early = model["parameters"], model["early"]
+    found = []
+    for numbers, share in (
+        (int(total * early), 0.05 if early else 0.0),
+        (total - int(total * early), 0.95 if early else 1.0),
+    ):
+        count = max(1, -(-numbers * FLOAT // model["pack"])) if numbers else 0
+        found += [(numbers // count, share / count)] * count
+    return found
+
+
+def rest(token: Any, seconds: float) -> Any:
+    """Return `token` after some seconds in which the processor does nothing: an accelerator works."""
+    import tensorflow as tf
+
+    def sleep(value: Any) -> Any:
+        time.sleep(seconds)
+        return value
+
+    after = tf.numpy_function(sleep, [token], tf.float32)
+    after.set_shape([])
+    return after
+
+
+def set_threads() -> None:
+    """Let sleep and exchange overlap also where there are few cores."""
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(4)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+def synchronous(ctx: Any) -> dict[str, list[float]]:
+    """Return seconds a step, by model and way, one for each round; all ranks in step."""
+    import tensorflow as tf
+
+    set_threads()
+    strategy = ctx.strategy()
+    steps = {}
+    for name, model in ctx.args["models"].items():
+        for way in ("overlapped", "after"):
+            steps[f"{name}/{way}"] = make_step(ctx, strategy, model, way == "overlapped")
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for name in steps:
+        for _ in range(WARM_UP):
+            total = float(steps[name](tf.constant(0.0)))
+        if total != ctx.size:  # an exchange that did not happen would be very fast
+            raise AssertionError(f"gradients of {ctx.size} ranks add up to {total}")
+    for _ in range(ctx.args["rounds"]):
+        for name, step in steps.items():
+            times = []
+            for _ in range(ctx.args["steps"]):
+                ctx.alive()
+                begun = time.perf_counter()
+                float(step(tf.constant(0.0)))
+                times.append(time.perf_counter() - begun)
+            found[name].append(statistics.median(times))
+    return found
+
+
+def make_step(ctx: Any, strategy: Any, model: dict[str, Any], overlapped: bool) -> Any:
+    """Return a step: a third of the time forward, then backward, gradients exchanged as they appear, or at the end."""
+    import tensorflow as tf
+
+    parts = packs(model)
+    gradients = {numbers: tf.ones([numbers]) for numbers, _ in parts}
+    compute_s = model["compute_s"]
+
+    @tf.function
+    def step(token: Any) -> Any:
+        def replica(token: Any) -> Any:
+            context = tf.distribute.get_replica_context()
+            token = rest(token, compute_s / 3 if overlapped else compute_s)
+            sums = []
+            for numbers, share in parts:
+                if overlapped:
+                    token = rest(token, compute_s * 2 / 3 * share)
+                with tf.control_dependencies([token]):
+                    gradient = tf.identity(gradients[numbers])
+                if ctx.size > 1:
+                    gradient = context.all_reduce("SUM", gradient)
+                sums.append(gradient[-1])
+            return token + tf.add_n(sums) / len(sums)
+
+        return strategy.run(replica, args=(token,))
+
+    return step
+
+
+def asynchronous(ctx: Any) -> dict[str, list[float]]:
+    """Return seconds a step and worker, by model, one for each round; variables on parameter servers."""
+    import tensorflow as tf
+
+    strategy, coordinator = ctx.strategy(), ctx.coordinator()
+    workers = ctx.size - 1
+    found: dict[str, list[float]] = {}
+    for name, model in ctx.args["models"].items():
+        parts = packs(model)
+        with strategy.scope():
+            variables = [tf.Variable(tf.zeros([numbers])) for numbers, _ in parts]
+        step = make_async_step(strategy, variables, model["compute_s"])
+        for _ in range(WARM_UP * workers):
+            coordinator.schedule(step)
+        coordinator.join()
+        found[name] = []
+        for _ in range(ctx.args["rounds"]):
+            begun = time.perf_counter()
+            for _ in range(ctx.args["steps"] * workers):
+                coordinator.schedule(step)
+            with ctx.busy("steps of all workers"):
+                coordinator.join()
+            found[name].append((time.perf_counter() - begun) / ctx.args["steps"])
+        made = (WARM_UP + ctx.args["rounds"] * ctx.args["steps"]) * workers
+        if variables[0][-1].numpy() != made:
+            raise AssertionError(f"{variables[0][-1].numpy()} of {made} updates have arrived")
+        del variables, step
+    return found
+
+
+def make_async_step(strategy: Any, variables: list[Any], compute_s: float) -> Any:
+    """Return a step of one worker: fetch all variables, compute, add to all variables."""
+    import tensorflow as tf
+
+    @tf.function
+    def step() -> None:
+        def replica() -> None:
+            fetched = [tf.identity(one) for one in variables]
+            token = rest(tf.add_n([0 * one[0] for one in fetched]), compute_s)
+            with tf.control_dependencies([token]):
+                for variable in variables:
+                    variable.assign_add(tf.ones([variable.shape[0]]) + token)
+
+        strategy.run(replica)
+
+    return step
+
+
+def convolutional(ctx: Any) -> dict[str, Any]:
+    """Train a real CNN until it is good enough; return the seconds, the epochs and the accuracy."""
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    keras.utils.set_random_seed(ctx.args["seed"])
+    with ctx.strategy().scope():
+        model = keras.Sequential(
+            [
+                keras.Input((64,)),
+                keras.layers.Reshape((8, 8, 1)),
+                keras.layers.UpSampling2D(2),
+                keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+                keras.layers.Conv2D(64, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        # Twice the rows in a step: twice the step.
+        model.compile(
+            keras.optimizers.SGD(0.01 * ctx.size, momentum=0.9), loss, metrics=["accuracy"]
+        )
+    train = ctx.dataset("train", 32, features="x", label="y", shuffle=ctx.args["seed"])
+    valid = ctx.dataset("validation", 64, features="x", label="y")
+    begin = model.get_weights()
+    model.fit(train, epochs=1, validation_data=valid, verbose=0)  # traces; not counted
+    model.set_weights(begin)
+    for one in model.optimizer.variables[2:]:
+        one.assign(tf.zeros(one.shape, one.dtype))
+    seconds, accuracy, epochs = 0.0, 0.0, 0
+    while accuracy < ctx.args["accuracy"] and epochs < ctx.args["epochs"]:
+        begun = time.perf_counter()
+        history = model.fit(train, epochs=1, validation_data=valid, verbose=0).history
+        seconds += time.perf_counter() - begun
+        accuracy, epochs = history["val_accuracy"][-1], epochs + 1
+    return {"seconds": seconds, "epochs": epochs, "accuracy": accuracy}
