@@ -211,6 +211,28 @@ class TestAsynchronous:
 @pytest.mark.tf
 @pytest.mark.spark
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_lives_on_learns_from_a_stream(tmp_path):
+    sys.path.insert(0, str(EXAMPLES / "streaming"))
+    import streaming_data
+
+    sys.path.remove(str(EXAMPLES / "streaming"))
+    rows = streaming_data.write(str(tmp_path / "incoming"))
+    model = tmp_path / "m.keras"
+    output = submitted(
+        "streaming/with_stream.py", "--cluster_size", "1", "--rows", rows, "--model", str(model),
+    )  # fmt: skip
+    assert f"rows {8 * streaming_data.FILE_ROWS}" in output.splitlines()  # each once
+    import keras
+
+    found = keras.models.load_model(model).evaluate(streaming_data.read(rows, 100), verbose=0)
+    assert found[0] < 0.2  # 0.8 untrained
+
+
+@long
+@pytest.mark.tf
+@pytest.mark.spark
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("program", "network", "side"),
