@@ -24,7 +24,7 @@ demo: install  ## handwritten digits: Spark SQL, training on two executors, pred
 test: setup  ## what CI runs: lint, native tests plain and under sanitizers, wheel, consumer, pytest
 	@tools/ci.sh
 
-test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest; or rdma, hdfs, yarn, which are not part of it
+test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest; or rdma, hdfs, yarn, browser, which are not part of it
 	@tools/ci.sh $*
 
 rdma-test: setup  ## the transport over real verbs: boots a guest with Soft-RoCE (minutes); not part of `make test`

@@ -38,9 +38,10 @@ stage_consumer() {
 stage_pytest() {
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
-    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
+    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
 }
 stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, which Maven brings; not in the default list
+stage_browser() { build/venv/bin/python -m pytest -q -m browser; }  # needs Chromium
 stage_yarn() { build/venv/bin/python -m pytest -q -m yarn; }  # the same, with ResourceManager and NodeManager
 
 stage_rdma() {  # the transport over verbs, in a guest; a machine that cannot have one says why and passes
