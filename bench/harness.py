@@ -149,7 +149,8 @@ def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """Three digits that matter; "" for what is not there."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -164,18 +165,18 @@ def print_table(env: Mapping[str, Any], rows: Sequence[Row]) -> None:
     head = ("case", "metric", "value", "min..max", "unit", "baseline", "is", "ratio", "goal", "")
     lines = [head]
     for row in rows:
-        spread = f"{_number(row.spread[0])}..{_number(row.spread[1])}" if row.spread else ""
+        spread = f"{number_text(row.spread[0])}..{number_text(row.spread[1])}" if row.spread else ""
         met = {True: "met", False: "NOT MET", None: ""}[row.met]
         lines.append(
             (
                 row.case,
                 row.metric,
-                _number(row.value),
+                number_text(row.value),
                 spread,
                 row.unit,
                 row.baseline or "",
-                _number(row.baseline_value),
-                _number(row.ratio),
+                number_text(row.baseline_value),
+                number_text(row.ratio),
                 row.goal or "",
                 met,
             )
