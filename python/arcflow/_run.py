@@ -204,7 +204,9 @@ class Run:
             coordinator=address,
             tuning=self._tuning(hosted=True),
             ask_reach=self._connect,
-            feeds={feed.name: feed.to_json(in_step=not self._roles.ps) for feed in self._feeds},
+            feeds={
+                feed.name: feed.to_json(in_step=not self._roles.chief_alone) for feed in self._feeds
+            },
             tagged=tagged,
             python=list(options.python) if options.python else None,
             env=options.env,

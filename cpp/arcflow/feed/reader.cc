@@ -64,7 +64,9 @@ struct Reader::Impl {
   ~Impl() { EndPass(false); }
 
   Result<std::optional<Batch>> Next(Deadline deadline);
-  Status WaitForBatch(Deadline deadline, Need* need);
+  Result<std::optional<Batch>> Take(Deadline deadline, std::uint64_t* waited);
+  void HandOut(const Batch* batch, std::uint64_t waited);
+  Status WaitForBatch(Deadline deadline, Need* need, std::uint64_t* waited);
   Result<Need> WhatIsMissing() const;
   Result<Need> Planned(Need if_it_exists) const;
   Status AskAhead(Need need);
@@ -76,7 +78,8 @@ struct Reader::Impl {
   void CutShuffled(Batch* batch);
   void PrepareShuffle();
   void Count(const Batch& batch);
-  void NoteComputed();
+  void NoteWaited(std::uint64_t waited);
+  void NoteComputed(std::uint64_t waited);
   void EndPass(bool complete);
 
   std::uint64_t first_row() const { return step * options.batch_size; }
@@ -224,7 +227,7 @@ void Reader::Impl::DropAll() {
   held.clear();
 }
 
-Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need) {
+Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need, std::uint64_t* waited) {
   for (;;) {
     if (link == nullptr) {
       ARC_ASSIGN(link, ReaderLink::Open(broker.get(), options.feed, cancel.get(), deadline));
@@ -236,11 +239,7 @@ Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need) {
     if (!mappings) mappings = IdleMappings::Instance().Take(broker.get(), options.feed);
     const auto begin = Clock::now();
     Result<ReaderLink::Answer> answer = link->Receive(&*mappings, gauge, deadline);
-    const std::uint64_t waited = NanosSince(begin);
-    pass.wait_ns += waited;
-    if (options.counters != nullptr) {
-      options.counters->counters().wait_ns.fetch_add(waited, std::memory_order_relaxed);
-    }
+    *waited += NanosSince(begin);
     if (!answer.ok()) return answer.status();
     ARC_TRY(Apply(*std::move(answer)));
   }
@@ -352,39 +351,66 @@ void Reader::Impl::EndPass(bool complete) {
   mappings.reset();
 }
 
-/// What the program did with the last batch has ended.
-void Reader::Impl::NoteComputed() {
+void Reader::Impl::NoteWaited(std::uint64_t waited) {
+  pass.wait_ns += waited;
+  if (options.counters == nullptr) return;
+  options.counters->counters().wait_ns.fetch_add(waited, std::memory_order_relaxed);
+}
+
+/// What the program did with the last batch has ended, `waited` ago.
+void Reader::Impl::NoteComputed(std::uint64_t waited) {
   if (!handed_out) return;
-  const std::uint64_t computed = NanosSince(*handed_out);
+  const std::uint64_t since = NanosSince(*handed_out);
+  const std::uint64_t computed = since > waited ? since - waited : 0;
   handed_out.reset();
   pass.compute_ns += computed;
   if (options.counters == nullptr) return;
   options.counters->counters().compute_ns.fetch_add(computed, std::memory_order_relaxed);
 }
 
-Result<std::optional<Batch>> Reader::Impl::Next(Deadline deadline) {
+Result<std::optional<Batch>> Reader::Impl::Take(Deadline deadline, std::uint64_t* waited) {
   if (cancelled()) return Cancelled("the reader was cancelled");
   if (!failed.ok()) return failed;
   if (ended) return std::optional<Batch>();
-  NoteComputed();
-  if (!pass.began) pass.began = Clock::now();
   if (!shuffled()) DropPassed();
   Need need = Need::kNothing;
-  if (const Status status = WaitForBatch(deadline, &need); !status.ok()) {
+  if (const Status status = WaitForBatch(deadline, &need, waited); !status.ok()) {
     if (cancelled()) return Cancelled("the reader was cancelled");
     if (status.code() != Code::kDeadlineExceeded) failed = status;
     return status;
   }
   if (need == Need::kEnd) {
     ended = true;
-    EndPass(true);
     return std::optional<Batch>();
   }
-  Batch batch = Cut();
-  Count(batch);
+  std::optional<Batch> batch = Cut();
   ++step;
+  return batch;
+}
+
+void Reader::Impl::HandOut(const Batch* batch, std::uint64_t waited) {
+  NoteComputed(waited);
+  NoteWaited(waited);
+  if (!pass.began) pass.began = Clock::now() - std::chrono::nanoseconds(waited);
+  if (batch == nullptr) return EndPass(true);
+  Count(*batch);
   handed_out = Clock::now();
-  return std::optional<Batch>(std::move(batch));
+}
+
+Result<std::optional<Batch>> Reader::Impl::Next(Deadline deadline) {
+  NoteComputed(0);
+  if (!pass.began) pass.began = Clock::now();
+  std::uint64_t waited = 0;
+  Result<std::optional<Batch>> batch = Take(deadline, &waited);
+  NoteWaited(waited);
+  if (!batch.ok()) return batch;
+  if (!batch->has_value()) {
+    EndPass(true);
+    return batch;
+  }
+  Count(**batch);
+  handed_out = Clock::now();
+  return batch;
 }
 
 Result<std::unique_ptr<Reader>> Reader::Open(int broker_fd, ReaderOptions options,
@@ -419,6 +445,13 @@ Reader::~Reader() = default;
 const columnar::Schema& Reader::schema() const { return impl_->schema; }
 const ReaderOptions& Reader::options() const { return impl_->options; }
 Result<std::optional<Batch>> Reader::Next(Deadline deadline) { return impl_->Next(deadline); }
+Result<std::optional<Batch>> Reader::Take(Deadline deadline) {
+  std::uint64_t waited = 0;  // by whoever takes ahead, not by the program
+  return impl_->Take(deadline, &waited);
+}
+void Reader::HandOut(const Batch* batch, std::chrono::nanoseconds waited) {
+  impl_->HandOut(batch, static_cast<std::uint64_t>(waited.count()));
+}
 std::uint64_t Reader::position() const { return impl_->step; }
 
 Status Reader::Seek(std::uint64_t step) { return Seek(step, impl_->epoch); }

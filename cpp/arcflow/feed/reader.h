@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -95,7 +96,15 @@ class Reader {
   /// (cache none) has dropped these rows.
   Result<std::optional<Batch>> Next(Deadline deadline);
 
-  /// Steps handed out since the start of the pass: what a checkpoint stores.
+  /// Next in two parts, for who makes use of batches some time after they were cut: Take gives the
+  /// next batch, or the end, and counts nothing; HandOut counts it when the program gets it, or
+  /// ends the pass (nullptr, once Take has given the end). `waited`: how long the program waited
+  /// for it. Threads: Take from one and HandOut from another at the same time; nothing else
+  /// meanwhile.
+  Result<std::optional<Batch>> Take(Deadline deadline);
+  void HandOut(const Batch* batch, std::chrono::nanoseconds waited);
+
+  /// Steps handed out (or taken) since the start of the pass: what a checkpoint stores.
   std::uint64_t position() const;
   /// Goes on at that step. Rows are addressed by number, so nothing is read in between.
   Status Seek(std::uint64_t step);

@@ -3,6 +3,7 @@
 // segments; positions, padding, and what waits for the end of the feed.
 #include <cstring>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "arcflow/feed/reader_testing.h"
@@ -140,6 +141,65 @@ TEST(ReaderShuffleTest, PadAndDropKeepRanksInStep) {
   EXPECT_EQ(padding, 4 * 64 - 130u);
   auto dropped = OpenShuffled(node, 64, 3, Remainder::kDrop);
   EXPECT_EQ(Pass(*dropped, 101).size(), 128u);
+}
+
+TEST(ReaderShuffleTest, WhatIsTakenAheadCountsWhenItIsHandedOut) {
+  auto page = CounterPage::Create();
+  ASSERT_TRUE(page.ok());
+  Node node;
+  node.Write(25);
+  node.End();
+  ReaderOptions options{"train", 10, Remainder::kPartial, *page};
+  options.shuffle_seed = 5;
+  auto opened = Reader::Open(node.agent.broker_fd(), std::move(options), Soon());
+  ASSERT_TRUE(opened.ok());
+  Reader& sut = **opened;
+  std::vector<Batch> batches;
+  std::thread ahead([&] {  // while the other thread hands out
+    for (;;) {
+      auto batch = sut.Take(Soon());
+      ASSERT_TRUE(batch.ok());
+      if (!*batch) return;
+      batches.push_back(*std::move(*batch));
+    }
+  });
+  ahead.join();
+  ASSERT_EQ(batches.size(), 3u);
+  const CounterPageLayout& c = (*page)->counters();
+  EXPECT_EQ(c.steps, 0u);
+  EXPECT_EQ(c.epochs, 0u);
+  EXPECT_TRUE(node.agent.stats().empty());
+  sut.HandOut(&batches[0], milliseconds(3));
+  EXPECT_EQ(c.steps, 1u);
+  EXPECT_EQ(c.rows_used, 10u);
+  EXPECT_EQ(c.wait_ns, 3'000'000u);
+  std::this_thread::sleep_for(milliseconds(5));
+  sut.HandOut(&batches[1], milliseconds(1));
+  EXPECT_GE(c.compute_ns, 4'000'000u);
+  sut.HandOut(&batches[2], milliseconds(0));
+  EXPECT_EQ(c.epochs, 0u);
+  sut.HandOut(nullptr, milliseconds(0));
+  EXPECT_EQ(c.epochs, 1u);
+  Eventually([&] { return node.agent.stats().size() == 1; });
+  EXPECT_EQ(node.agent.stats()[0]["used"], 25);
+  EXPECT_EQ(node.agent.stats()[0]["steps"], 3);
+  EXPECT_EQ(node.agent.stats()[0]["complete"], true);
+}
+
+TEST(ReaderShuffleTest, WhatIsTakenAndNeverHandedOutIsNotUsed) {
+  Node node;
+  node.Write(25);
+  node.End();
+  {
+    auto sut = OpenShuffled(node, 10, 5);
+    const auto first = sut->Take(Soon());
+    ASSERT_TRUE(first.ok() && *first);
+    while (*sut->Take(Soon())) continue;
+    sut->HandOut(&**first, milliseconds(0));
+  }
+  Eventually([&] { return node.agent.stats().size() == 1; });
+  EXPECT_EQ(node.agent.stats()[0]["used"], 10);
+  EXPECT_EQ(node.agent.stats()[0]["complete"], false);
 }
 
 TEST(ReaderShuffleTest, RowsOfEveryTypeStayWhole) {

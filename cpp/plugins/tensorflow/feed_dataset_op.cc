@@ -198,10 +198,13 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
         ahead_.emplace([this, allocator](Gathered* last) { return Take(allocator, last); },
                        GatherAhead::Limits());
       }
+      const auto asked = std::chrono::steady_clock::now();
       next = ahead_->Next();
+      if (next.status.ok()) {  // rows count as used when they are handed out
+        reader_->HandOut(next.batch.get(), std::chrono::steady_clock::now() - asked);
+      }
     } else {
-      const GatherAhead::Make make = Take(allocator, &next);
-      if (make != nullptr) next = make();
+      next = Read(allocator);
     }
     TF_RETURN_IF_ERROR(next.status);
     *end_of_sequence = next.end;
@@ -360,15 +363,26 @@ class FeedDataset::Iterator final : public data::DatasetIterator<FeedDataset> {
     return absl::OkStatus();
   }
 
-  /// As GatherAhead::Take. Threads: one at a time, without `mu_` where elements are gathered ahead.
+  /// The next element, on the thread that asks for it.
+  Gathered Read(tensorflow::Allocator* allocator) {
+    Gathered next;
+    const Result<std::optional<feed::Batch>> batch = reader_->Next(Deadline::Infinite());
+    next.status = ToTf(batch.status());
+    next.end = batch.ok() && !batch->has_value();
+    if (!next.final()) next.status = Emit(allocator, **batch, &next.element);
+    return next;
+  }
+
+  /// As GatherAhead::Take.
   GatherAhead::Make Take(tensorflow::Allocator* allocator, Gathered* last) {
-    Result<std::optional<feed::Batch>> next = reader_->Next(Deadline::Infinite());
+    Result<std::optional<feed::Batch>> next = reader_->Take(Deadline::Infinite());
     last->status = ToTf(next.status());
     last->end = next.ok() && !next->has_value();
     if (last->final()) return nullptr;
     auto batch = std::make_shared<const feed::Batch>(*std::move(*next));
     return [this, allocator, batch = std::move(batch)] {
       Gathered made;
+      made.batch = batch;
       made.status = Emit(allocator, *batch, &made.element);
       return made;
     };

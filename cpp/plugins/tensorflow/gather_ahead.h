@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "arcflow/feed/reader.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace arcflow::tf {
@@ -22,6 +23,7 @@ struct Gathered {
   absl::Status status;
   bool end = false;
   std::vector<tensorflow::Tensor> element;
+  std::shared_ptr<const feed::Batch> batch;  // what the element was made of
 
   bool final() const { return end || !status.ok(); }
 };
