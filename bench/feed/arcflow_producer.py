@@ -44,7 +44,7 @@ def main() -> None:
         elif command["do"] == "end":
             for feed in command["feeds"]:
                 link.end(feed)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while (ended := link.wait(1.0)) is None and time.monotonic() < deadline:
                 pass
             outcome, result = (json.loads(ended[0]), bytes(ended[1])) if ended else (None, b"")

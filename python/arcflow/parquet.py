@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Columns of the frame that the tasks get instead of rows: of a file, every `parts`-th row group
 # from number `part` on.
 _SPLIT = ("file", "part", "parts")
-# So many splits at least, that files are shared out evenly whatever the number of tasks.
-_LEAST_SPLITS = 64
+# From so many files on each is read by one task; of fewer, row groups are shared out.
+_MANY_FILES = 256
 # As Spark's batches on their way to a feed: they stay in a core's cache (`arcflow._job`).
 _BATCH_BYTES = 1 << 20
 _MOST_ROWS = 65_536
@@ -83,8 +83,13 @@ class ParquetFeed(Feed):
                 f"ParquetFeed reads what is in the files, and {sorted(inside & set(names))} are in the "
                 f"names of their folders: leave them out by columns=, or use Feed(spark.read.parquet(…))"
             )
-        parts = -(-_LEAST_SPLITS // len(found))
-        splits = [(file, part, parts) for part in range(parts) for file in found]
+        groups = {file: 1 if len(found) >= _MANY_FILES else _row_groups(file) for file in found}
+        splits = [
+            (file, part, parts)
+            for part in range(max(groups.values()))
+            for file, parts in groups.items()
+            if part < parts
+        ]
         return self._spark.createDataFrame(splits, "file string, part int, parts int")
 
     def reader(self, names: Sequence[str]) -> Reader:
@@ -161,6 +166,17 @@ def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int]) -> int:
     rows = sum(group.num_rows for group in chosen)
     size = sum(group.total_byte_size for group in chosen)
     return max(1, min(_MOST_ROWS, _BATCH_BYTES * rows // max(size, 1)))
+
+
+def _row_groups(name: str) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with _open(name) as source:
+            return max(1, pq.ParquetFile(source).num_row_groups)
+    except (pa.ArrowException, OSError, errors.ArcflowError):
+        return 1  # the task that gets it says what is wrong, if it is wrong there too
 
 
 def rows_of(reader: Reader | None, batch: Any) -> Iterable[Any]:
