@@ -19,7 +19,7 @@ inline constexpr std::size_t kChunkPlaceBytes = 8;
 inline constexpr std::size_t kChunkBytes = std::size_t{1} << 20;        // of one frame, at most
 inline constexpr std::size_t kChunkReadBytes = std::size_t{256} << 10;  // at once, from a channel
 /// Sent and not acknowledged by the other side; bounds what is held beside the memory itself.
-inline constexpr std::uint64_t kChunkWindowBytes = 4 * kChunkBytes;
+inline constexpr std::uint64_t kChunkWindowBytes = 16 * kChunkBytes;
 
 /// The frame of bytes that lie in memory, or in a file or memfd at `at`. Errors: of pread; DataLoss
 /// for a file that is shorter.
