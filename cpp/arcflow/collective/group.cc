@@ -10,13 +10,6 @@
 
 namespace arcflow::collective {
 
-Status Disagreement(const OrderEntry& entry) {
-  return InvalidArgument("ranks disagree about a collective: rank " +
-                         std::to_string(entry.first_rank) + " has " + entry.first.ToString() +
-                         ", rank " + std::to_string(entry.other_rank) + " has " +
-                         entry.other.ToString());
-}
-
 Group::Group(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment))
     : board_(std::move(memory), rank), probe_(probe) {}
 
@@ -30,14 +23,8 @@ void Group::Submit(Operation operation) {
   {
     const std::lock_guard lock(mutex_);
     if (status.ok()) status = failure_;
-    if (status.ok() && under_way_ >= kMaxPending) {
-      status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
-                                 " collectives are under way in one group");
-    }
-    if (status.ok()) {
-      ++under_way_;
-      queue_.push_back(std::move(operation));  // before the others can know: the worker looks here
-    }
+    // Before the others can know: the worker looks here.
+    if (status.ok()) status = pending_.Add(&operation);
   }
   if (!status.ok()) return done(status);
   // Without room for one more the ranks would part: nothing but failing all is left.
@@ -45,10 +32,7 @@ void Group::Submit(Operation operation) {
   Probe(Moment::kArrived);
   {
     const std::lock_guard lock(mutex_);
-    if (working_ || queue_.empty()) {
-      return;  // whoever works does ours too, or has done it
-    }
-    working_ = true;
+    if (!pending_.TakeRole()) return;
   }
   Work();
 }
@@ -73,14 +57,9 @@ bool Group::Give(Operation* operation, const Status& status) {
   bool more = true;
   {
     const std::lock_guard lock(mutex_);
-    --under_way_;
-    if (queue_.empty()) more = working_ = false;
+    more = pending_.Finish();
   }
-  if (more && operation->defer) {
-    operation->defer([done = std::move(operation->done), status] { done(status); });
-  } else {
-    operation->done(status);
-  }
+  Pending::Tell(operation, status, more);
   return more;
 }
 
@@ -93,27 +72,16 @@ Status Group::Next(Operation* operation, bool* agreed) {
   {
     const std::lock_guard lock(mutex_);
     failed = failure_;
-    for (const Operation& each : queue_) {
-      if (each.deadline.at() < deadline.at()) deadline = each.deadline, key = each.key;
-    }
+    const Operation& earliest = pending_.Earliest();
+    deadline = earliest.deadline, key = earliest.key;
   }
   if (failed.ok()) failed = AwaitOrder(deadline, key);
   const std::lock_guard lock(mutex_);
   if (!failed.ok()) {
-    *operation = std::move(queue_.front());
-    queue_.pop_front();
+    *operation = pending_.TakeFirst();
     return failed;
   }
-  const OrderEntry entry = board_.Entry(ticket_++);
-  auto found = std::find_if(queue_.begin(), queue_.end(),
-                            [&](const Operation& each) { return each.key == entry.key; });
-  const bool known = found != queue_.end();
-  if (!known) found = queue_.begin();
-  *operation = std::move(*found);
-  queue_.erase(found);
-  if (!known) return Internal("a collective was ordered that this rank has not submitted");
-  *agreed = entry.other_rank == kNobody;
-  return *agreed ? Status::Ok() : Disagreement(entry);
+  return pending_.TakeOrdered(board_.Entry(ticket_++), operation, agreed);
 }
 
 Status Group::AwaitOrder(const Deadline& deadline, std::uint64_t key) {

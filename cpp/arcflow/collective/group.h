@@ -5,7 +5,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,6 +15,7 @@
 #include "arcflow/collective/board.h"
 #include "arcflow/collective/engine.h"
 #include "arcflow/collective/operation.h"
+#include "arcflow/collective/pending.h"
 
 namespace arcflow::collective {
 
@@ -55,9 +55,7 @@ class Group final : public Engine {
   Board board_;
   void (*probe_)(Moment) = nullptr;
   mutable std::mutex mutex_;
-  std::deque<Operation> queue_;  // submitted, not begun
-  std::size_t under_way_ = 0;    // submitted, not done
-  bool working_ = false;
+  Pending pending_;
   Status failure_;
   std::atomic<bool> stopped_{false};
   // The worker's own.
@@ -66,8 +64,5 @@ class Group final : public Engine {
   std::uint64_t rounds_ = 0;
   Tally tally_;
 };
-
-/// InvalidArgument with both signatures in words.
-Status Disagreement(const OrderEntry& entry);
 
 }  // namespace arcflow::collective

@@ -148,14 +148,8 @@ void WideGroup::Submit(Operation operation) {
   {
     const std::lock_guard lock(mutex_);
     if (status.ok()) status = failure_;
-    if (status.ok() && under_way_ >= kMaxPending) {
-      status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
-                                 " collectives are under way in one group");
-    }
-    if (status.ok()) {
-      ++under_way_;
-      queue_.push_back(std::move(operation));  // before rank 0 can know: the worker looks here
-    }
+    // Before rank 0 can know: the worker looks here.
+    if (status.ok()) status = pending_.Add(&operation);
   }
   if (!status.ok()) return done(status);
   if (rank() == 0) {
@@ -169,8 +163,7 @@ void WideGroup::Submit(Operation operation) {
   Probe(Moment::kArrived);
   {
     const std::lock_guard lock(mutex_);
-    if (working_ || queue_.empty()) return;  // whoever works does ours too, or has done it
-    working_ = true;
+    if (!pending_.TakeRole()) return;
   }
   Work();
 }
@@ -192,14 +185,9 @@ bool WideGroup::Give(Operation* operation, const Status& status) {
   bool more = true;
   {
     const std::lock_guard lock(mutex_);
-    --under_way_;
-    if (queue_.empty()) more = working_ = false;
+    more = pending_.Finish();
   }
-  if (more && operation->defer) {
-    operation->defer([done = std::move(operation->done), status] { done(status); });
-  } else {
-    operation->done(status);
-  }
+  Pending::Tell(operation, status, more);
   return more;
 }
 
@@ -209,40 +197,30 @@ Status WideGroup::Next(Operation* operation, bool* agreed) {
   std::unique_lock lock(mutex_);
   const Status failed = AwaitOrder(&lock);
   if (!failed.ok()) {
-    *operation = std::move(queue_.front());
-    queue_.pop_front();
+    *operation = pending_.TakeFirst();
     return failed;
   }
   const OrderEntry entry = order_.front();
   order_.pop_front();
-  auto found = std::find_if(queue_.begin(), queue_.end(),
-                            [&](const Operation& each) { return each.key == entry.key; });
-  const bool known = found != queue_.end();
-  if (!known) found = queue_.begin();
-  *operation = std::move(*found);
-  queue_.erase(found);
+  const Status taken = pending_.TakeOrdered(entry, operation, agreed);
   lock.unlock();
   Probe(Moment::kOrdered);
-  if (!known) return Internal("a collective was ordered that this rank has not submitted");
-  *agreed = entry.other_rank == kNobody;
-  return *agreed ? Status::Ok() : Disagreement(entry);
+  return taken;
 }
 
 Status WideGroup::AwaitOrder(std::unique_lock<std::mutex>* lock) {
   for (;;) {
     if (!order_.empty()) return Status::Ok();  // what all have come to may still end well
     if (!failure_.ok()) return failure_;
-    const auto first = std::min_element(
-        queue_.begin(), queue_.end(),
-        [](const Operation& a, const Operation& b) { return a.deadline.at() < b.deadline.at(); });
-    if (first->deadline.expired()) {
-      const std::uint64_t key = first->key;
+    const Operation& first = pending_.Earliest();
+    if (first.deadline.expired()) {
+      const std::uint64_t key = first.key;
       lock->unlock();
       const Status late = NameTheMissing(key);
       lock->lock();
       return late;
     }
-    const auto until = std::min(Deadline::Clock::now() + kLook, first->deadline.at());
+    const auto until = std::min(Deadline::Clock::now() + kLook, first.deadline.at());
     if (changed_.wait_until(*lock, until) == std::cv_status::timeout) {
       lock->unlock();
       Patrol();

@@ -26,6 +26,7 @@
 #include "arcflow/collective/host_link.h"
 #include "arcflow/collective/layout.h"
 #include "arcflow/collective/operation.h"
+#include "arcflow/collective/pending.h"
 #include "arcflow/transport/context.h"
 
 namespace arcflow::collective {
@@ -120,10 +121,8 @@ class WideGroup final : public Engine {
   std::vector<Contact> contacts_;
   std::map<transport::NodeId, int> rank_of_;
   std::vector<std::shared_ptr<transport::Endpoint>> endpoints_;  // by rank; null: not connected
-  std::deque<Operation> queue_;                                  // submitted, not begun
+  Pending pending_;
   std::deque<OrderEntry> order_;
-  std::size_t under_way_ = 0;
-  bool working_ = false;
   std::uint64_t ready_ = 0;  // bit r: rank r has met all that it needs
   bool open_ = false;
   bool failing_ = false;  // others are being told
