@@ -367,13 +367,15 @@ TEST_P(TransportTrouble, ContextEndsWithOperationsUnderWay) {
   for (int i = 0; i < 5; ++i) {
     const auto endpoint = Connect(peer);
     ASSERT_NE(endpoint, nullptr);
-    const RemoteRegion region = peer.MakeRegion(8 * kMiB);
-    std::vector<std::byte> memory(8 * kMiB);
+    // Places of their own: operations that are under way together are in no order.
+    const RemoteRegion region = peer.MakeRegion(16 * kMiB);
+    std::vector<std::byte> sent(8 * kMiB);
+    std::vector<std::byte> fetched(8 * kMiB);
     std::vector<std::byte> ours(kMiB);
     auto own = Here().Register(ours, Access::kReadWrite);
     ASSERT_TRUE(own.ok());
-    endpoint->Put(memory, region, 0, Patient(), outcomes.Next());
-    endpoint->Get(memory, region, 0, Soon(), outcomes.Next());
+    endpoint->Put(sent, region, 0, Patient(), outcomes.Next());
+    endpoint->Get(fetched, region, 8 * kMiB, Soon(), outcomes.Next());
     Pause(i * 300);
     context.reset();  // before its region
   }
