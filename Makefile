@@ -21,10 +21,10 @@ demo: install  ## handwritten digits: Spark SQL, training on two executors, pred
 	@echo "== demo: a Keras model trains on a two-executor Spark cluster on this machine (about two minutes)"
 	@$(INSTALLED) examples/digits/train.py --output build/demo
 
-test: setup  ## what CI runs: lint, native tests plain and under sanitizers, wheel, consumer, pytest
+test: setup  ## what CI runs: lint, native tests under sanitizers, wheel, consumer, pytest
 	@tools/ci.sh
 
-test-%: setup  ## one stage of it: lint release asan tsan wheel consumer pytest; or rdma, hdfs, yarn, browser, which are not part of it
+test-%: setup  ## one stage of it: lint asan tsan wheel consumer pytest; or release, long, rdma, hdfs, yarn, browser, which are not part of it
 	@tools/ci.sh $*
 
 rdma-test: setup  ## the transport over real verbs: boots a guest with Soft-RoCE (minutes); not part of `make test`
@@ -38,8 +38,8 @@ bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/
 	@cmake --build --preset bench --target arcflow_bench_ops control_load --parallel $(JOBS)
 	@$(INSTALLED) bench/$*/run.py --output build/bench/$*.json
 
-examples: develop  ## every example on small data, both ways of reading (minutes; `pytest` runs some of them)
-	@ARCFLOW_ALL_EXAMPLES=1 $(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py python/tests/tf/test_placing.py
+examples: develop  ## every example on small data, both ways of reading (minutes; `make test` runs the short ones)
+	@$(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py python/tests/tf/test_placing.py
 
 chaos: install  ## the fault table: every victim, fault and stage (as root; about an hour); writes build/bench/chaos.json
 	@$(INSTALLED) bench/chaos/run.py --output build/bench/chaos.json

@@ -21,15 +21,17 @@ native() {  # <preset> [ctest option...]: build, then run its tests; many of the
 }
 
 stage_lint() { tools/lint.sh; }
-stage_release() { native release; }
+stage_release() { native release; }  # the same tests without a sanitizer; not in the default list
 stage_asan() { native asan; }
 stage_tsan() { native tsan; }
-stage_wheel() {  # the same flags as `release`, so that ccache has most of it
+stage_wheel() {
   WHEEL_FLAGS=--config-settings=cmake.define.ARC_WERROR=ON tools/build_wheel.sh && tools/install_wheel.sh && build/venv/bin/python tools/check_symbols.py build/wheel
 }
 stage_consumer() {
   rm -rf build/install build/consumer
-  configure_build release && cmake --install build/release --component devel --prefix build/install >/dev/null &&
+  cmake --preset release -B build/devel -DARC_DEVELOPER=OFF -DARC_WERROR=ON >$logs/devel-configure.log &&  # ccache has the wheel's
+    cmake --build build/devel --parallel "$jobs" &&
+    cmake --install build/devel --component devel --prefix build/install >/dev/null &&
     cmake -S cmake/install_test -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/install" >/dev/null &&
     cmake --build build/consumer && build/consumer/consumer
 }
@@ -38,8 +40,9 @@ stage_consumer() {
 stage_pytest() {
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
-    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
+    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser and not long" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
 }
+stage_long() { build/venv/bin/python -m pytest -q --durations=0 -m long; }  # results with their date: docs/results/test-long.md
 stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, which Maven brings; not in the default list
 stage_browser() { build/venv/bin/python -m pytest -q -m browser; }  # needs Chromium
 stage_yarn() { build/venv/bin/python -m pytest -q -m yarn; }  # the same, with ResourceManager and NodeManager
@@ -68,7 +71,7 @@ run() {  # <stage>
   fi
 }
 
-if [ $# -eq 0 ]; then set -- lint release asan tsan wheel consumer pytest; fi
+if [ $# -eq 0 ]; then set -- lint asan tsan wheel consumer pytest; fi
 for stage in "$@"; do
   declare -F "stage_$stage" >/dev/null || { echo "no stage \"$stage\"" >&2; exit 2; }
 done

@@ -18,7 +18,6 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROGRAMS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.glob("*/with_*.py"))
 # What takes minutes; `make examples` runs it too.
-long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_EXAMPLES"), reason="make examples")
 # The announcement promised fewer than this.
 TEN = 10
 
@@ -135,7 +134,7 @@ class TestMnist:
             assert [y for _, y in rows] == [y for _, y in plain]
             assert np.allclose([x for x, _ in rows], [x for x, _ in plain])
 
-    @long
+    @pytest.mark.long
     def test_read_from_idx_files(self, digits, tmp_path):
         write_idx(tmp_path, sorted(Path(digits).glob("*.csv"))[0], compress=True)
         output = submitted(
@@ -160,7 +159,7 @@ class TestCifar10:
         yield cifar10_data.write_generated(tmp_path / "generated")
         sys.path.remove(str(EXAMPLES / "cifar10"))
 
-    @long
+    @pytest.mark.long
     @pytest.mark.parametrize("program", ["with_spark.py", "with_files.py"])
     def test_learns_generated_pictures(self, pictures, tmp_path, program):
         output = submitted(
@@ -183,6 +182,7 @@ class TestAsynchronous:
         yield regression_data
         sys.path.remove(str(EXAMPLES / "asynchronous"))
 
+    @pytest.mark.long
     def test_over_parameter_servers_fed_by_spark(self, regression, tmp_path):
         model = tmp_path / "m.keras"
         output = submitted(
@@ -196,7 +196,7 @@ class TestAsynchronous:
         assert losses[-1] < 0.3 * regression.arrays()[1].var()
         assert model.exists()
 
-    @long
+    @pytest.mark.long
     def test_the_same_program_in_step_read_from_files(self, regression, tmp_path):
         rows = regression.write(str(tmp_path / "rows"))
         output = submitted(
@@ -207,7 +207,7 @@ class TestAsynchronous:
         assert losses[-1] < losses[0] / 2
 
 
-@long
+@pytest.mark.long
 @pytest.mark.tf
 @pytest.mark.spark
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_a_node_that_lives_on_learns_from_a_stream(tmp_path):
     assert found[0] < 0.2  # 0.8 untrained
 
 
-@long
+@pytest.mark.long
 @pytest.mark.tf
 @pytest.mark.spark
 @pytest.mark.slow

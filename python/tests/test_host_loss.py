@@ -82,7 +82,7 @@ def start_master(servers: spark_testing.Servers, host: str) -> str:
 
 
 @pytest.mark.spark
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("leftovers")
 @pytest.mark.skipif(not namespaces_work(), reason="needs root and network namespaces")

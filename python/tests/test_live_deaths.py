@@ -178,7 +178,9 @@ def test_of_a_task_that_spark_runs_twice_at_once_one_attempt_feeds(tmp_path):
     assert not (runs / "2-1").exists()
 
 
-@pytest.mark.parametrize("master", ["local[2]", "local-cluster[2,1,1024]"])
+@pytest.mark.parametrize(
+    "master", [pytest.param("local[2]", marks=pytest.mark.long), "local-cluster[2,1,1024]"]
+)
 def test_a_killed_driver_leaves_nothing_behind(master, tmp_path):
     paths = [os.path.dirname(__file__), spark_testing.SOURCE]
     text = textwrap.dedent(DRIVER).format(paths=paths, master=master, folder=str(tmp_path))

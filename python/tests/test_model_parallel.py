@@ -22,7 +22,6 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot impo
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "model_parallel"
 PROGRAMS = ("sharded_variables", "placed_layers", "pipeline", "dtensor_layers")
 # What takes minutes; `make examples` runs it too.
-long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_EXAMPLES"), reason="make examples")
 on_nodes = [
     pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("leftovers"),
 ]  # fmt: skip
@@ -135,7 +134,7 @@ class TestOnNodes:
         assert "/job:worker/replica:0/task:0" in encoder
         assert "/job:worker/replica:0/task:1" in classifier
 
-    @long
+    @pytest.mark.long
     @on("local")
     def test_layers_on_named_nodes_are_trained_by_fit_of_keras(self, spark, example, tmp_path):
         program, data = example("placed_layers")
@@ -150,7 +149,7 @@ class TestOnNodes:
         } | {name: "0" for name in chief["places"] if name.startswith("dense")}  # fmt: skip
         assert model.exists()
 
-    @long
+    @pytest.mark.long
     @on("local")
     def test_variables_split_over_parameter_servers_train_as_whole_ones(self, spark, example):
         program, _ = example("sharded_variables")
@@ -163,7 +162,7 @@ class TestOnNodes:
             assert sum(shape[0] for _, shape in shards) == rows
             assert all("/job:ps/" in device for device, _ in shards)
 
-    @long
+    @pytest.mark.long
     @on("local")
     def test_weights_split_by_dtensor_train_as_whole_ones(self, spark, example):
         program, _ = example("dtensor_layers")
@@ -174,7 +173,7 @@ class TestOnNodes:
             assert value["losses"] == found[0]["losses"]
         assert found[0]["losses"][-1] < 0.7 * found[0]["losses"][0]
 
-    @long
+    @pytest.mark.long
     @pytest.mark.skipif(shutil.which("ss") is None, reason="no ss: install iproute2")
     @on("local")
     def test_tensors_go_from_worker_to_worker_and_not_through_the_chief(self, spark):
@@ -187,7 +186,7 @@ class TestOnNodes:
         assert found["all"] >= 4 * numbers
         assert found["chief"] < numbers / 10
 
-    @long
+    @pytest.mark.long
     @on("local")
     def test_what_a_run_has_not_is_refused_with_what_to_change(self, spark):
         with Cluster(spark, size=1, progress=False) as cluster:

@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "notebook" / "trip
 
 @pytest.mark.spark
 @pytest.mark.tf
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("leftovers")
 def test_the_notebook_goes_from_sql_to_a_model_and_back(tmp_path, monkeypatch):

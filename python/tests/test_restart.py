@@ -266,7 +266,14 @@ class TestLocal:
 @pytest.mark.tf
 @pytest.mark.usefixtures("leftovers")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("program", ["fit", "loop", "callback"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "fit",
+        pytest.param("loop", marks=pytest.mark.long),
+        pytest.param("callback", marks=pytest.mark.long),
+    ],
+)
 def test_weights_after_a_restart_are_those_of_an_undisturbed_run(spark, tmp_path, program):
     data = spark.range(0, ROWS, 1, 5).selectExpr(
         "transform(sequence(1, 4), i -> cast(sin(id * i) as float)) as x",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from cluster_testing import run_ranks
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 PROGRAMS = Path(__file__).with_name("placing_programs.py")
 # The default run trains a pipeline over real nodes (test_model_parallel.py); `make examples` this one too.
-long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_EXAMPLES"), reason="make examples")
 
 
 def run(name, **arguments):
@@ -39,7 +37,7 @@ def test_a_placed_layer_computes_there_in_both_directions_and_what_cannot_be_is_
     assert "micro_batches=0" in parts
 
 
-@long
+@pytest.mark.long
 def test_a_pipeline_does_what_the_model_in_one_piece_does():
     micro_batches = 3
     # Parts are uneven, and the last batch is short.

@@ -27,7 +27,7 @@ def assert_identical(a: list[np.ndarray], b: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_training_on_several_nodes_equals_training_on_one(size: int) -> None:
     alone = ranks("train_equal_shares", 1, total_ranks=size)[0]
     together = ranks("train_equal_shares", size, total_ranks=size)
