@@ -35,12 +35,12 @@ stage_consumer() {
     cmake -S cmake/install_test -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/install" >/dev/null &&
     cmake --build build/consumer && build/consumer/consumer
 }
-# One process more than there are cores: tests also wait, for deadlines and for Spark. The tests of the TensorFlow ops feed
+# Twice as many processes as there are cores: tests also wait, for deadlines and for Spark. The tests of the TensorFlow ops feed
 # themselves by a developer target.
 stage_pytest() {
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops --parallel "$jobs" &&
-    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser and not long" -n $((jobs + 1)) --dist loadfile --no-loadscope-reorder
+    build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser and not long" -n $((2 * jobs)) --dist loadfile --no-loadscope-reorder
 }
 stage_long() { build/venv/bin/python -m pytest -q --durations=0 -m long; }  # results with their date: docs/results/test-long.md
 stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, which Maven brings; not in the default list

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows to an agent of another host by TCP, against iperf3 in the same minute; hosts are namespaces.
 
-Needs root and iperf3 (requirements/apt-bench.txt).
+First over a link that is as fast as this machine copies, where sender, receiver and kernel share
+its processors; then over one of 10 Gbit/s, as a network has. Needs root, tc, and iperf3
+(requirements/apt-bench.txt).
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from children import HERE, Child
 from node_functions import wait_for_the_end
 from shapes import SHAPES
 
-from harness import ROOT, Row, interleaved, make_row
-
-sys.path.insert(0, str(ROOT / "bench" / "chaos"))
+from harness import Row, interleaved, make_row
+from network import Network
 
 SHAPE = "784 float32"
 BYTES = 800 << 20
 MEMORY_BYTES = 2 << 30
 IPERF_SECONDS = 3
+LINK_MBIT = 10_000
 
 
 def _config(secret: bytes, run_id: str, host: str, coordinator: str) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _config(secret: bytes, run_id: str, host: str, coordinator: str) -> dict[str
     }
 
 
-def _iperf(network: Any) -> float:
+def _iperf(network: Network) -> float:
     """Bytes a second of one stream from host 1 to host 0."""
 
     def inside(host: int, *arguments: str) -> list[str]:
@@ -88,16 +90,16 @@ def _port_of(coordinator: Any) -> int:
 
 
 def measure(repeats: int) -> list[Row]:
-    from faults import Network
-
     rows = []
     with Network(2) as network:
         for encrypt in (False, True):
-            rows += _measure(network, encrypt, repeats)
+            rows += _measure(network, encrypt, repeats, "memory's speed")
+        network.limit(LINK_MBIT)
+        rows += _measure(network, False, repeats, f"{LINK_MBIT // 1000} Gbit/s")
     return rows
 
 
-def _measure(network: Any, encrypt: bool, repeats: int) -> list[Row]:
+def _measure(network: Network, encrypt: bool, repeats: int, link: str) -> list[Row]:
     import cloudpickle
 
     from arcflow import _core
@@ -144,7 +146,7 @@ def _measure(network: Any, encrypt: bool, repeats: int) -> list[Row]:
     coordinator.close()
     return [
         make_row(
-            f"remote feed, one task, {SHAPE}{', TLS' if encrypt else ''}",
+            f"remote feed, one task, {SHAPE}, link of {link}{', TLS' if encrypt else ''}",
             "rows staged",
             got["fed"],
             "GB/s",

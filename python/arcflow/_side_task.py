@@ -167,7 +167,7 @@ class _Stage:
                 self._link.finish()
             self._link.send('{"op": "seal"}')
             self.rows = int(answer(self._link, "sealed")[0]["rows"])
-        except _EnoughError:
+        except (_EnoughError, errors.CancelledError):  # the second: of rows that were on their way
             return False
         return True
 

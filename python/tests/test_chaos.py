@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.spark
 @pytest.mark.tf
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and memory cgroups need root")
 def test_each_victim_fault_and_stage_is_named_and_leaves_nothing(tmp_path):

@@ -28,8 +28,6 @@ using nlohmann::json;
 namespace {
 
 constexpr double kConfigTimeout_s = 60;
-constexpr std::chrono::milliseconds kBeatDelay{
-    20};  // how long changes of rows may gather before they are told
 constexpr std::uint64_t kLinesPerSecond = 500;  // forwarded to the driver
 constexpr double kFeedTick_s = 1;
 constexpr std::size_t kLeastTailBytes = std::size_t{64} << 10;  // a crash is explained from it
@@ -299,7 +297,8 @@ void Agent::Join() {
   options.unacknowledged_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(Seconds(config_.silence_s));
   session_->Connect(address, std::move(options), config_.connect_timeout_s, join);
-  loop_->Every(Seconds(config_.heartbeat_s), [this] { Beat(); });
+  loop_->Every(Seconds(BeatInterval(config_.heartbeat_s, config_.size, config_.silence_s)),
+               [this] { Beat(); });
   loop_->Every(std::chrono::seconds(1), [this] {
     lines_this_second_ = 0;
     if (const auto n = std::exchange(lines_left_out_, 0); n > 0) {
@@ -434,7 +433,8 @@ void Agent::ScheduleBeat(bool now) {
     loop_->Post([this] { Beat(); });
     return;
   }
-  if (beat_timer_ == 0) beat_timer_ = loop_->After(kBeatDelay, [this] { Beat(); });
+  if (beat_timer_ == 0)
+    beat_timer_ = loop_->After(Seconds(RowsInterval(config_.size)), [this] { Beat(); });
 }
 
 void Agent::Beat() {

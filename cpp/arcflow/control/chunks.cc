@@ -11,27 +11,25 @@
 #include "arcflow/net/frame.h"
 
 namespace arcflow::control {
-namespace {
+namespace {}  // namespace
 
-/// The frame without its bytes.
-std::string Begin(std::uint64_t at, std::size_t bytes) {
-  std::string frame = net::RawFrameHeader(kChunkPlaceBytes + bytes);
-  frame.reserve(frame.size() + kChunkPlaceBytes + bytes);
-  for (int shift = 0; shift < 64; shift += 8)
-    frame.push_back(static_cast<char>(at >> shift & 0xff));
-  return frame;
+std::string ChunkHead(std::uint64_t at, std::size_t bytes) {
+  std::string head = net::RawFrameHeader(kChunkPlaceBytes + bytes);
+  for (int shift = 0; shift < 64; shift += 8) head.push_back(static_cast<char>(at >> shift & 0xff));
+  return head;
 }
 
-}  // namespace
-
-net::SharedFrame ChunkOf(std::uint64_t at, std::span<const std::byte> bytes) {
-  std::string frame = Begin(at, bytes.size());
-  frame.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  return std::make_shared<const std::string>(std::move(frame));
+Result<std::uint64_t> PlaceOfChunk(std::string_view head, std::size_t bytes, std::uint64_t size) {
+  std::uint64_t at = 0;
+  for (std::size_t i = 0; i < kChunkPlaceBytes; ++i)
+    at |= std::uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);
+  if (at > size || bytes > size - at)
+    return InvalidArgument("bytes outside of the memory they are for");
+  return at;
 }
 
 Result<net::SharedFrame> ChunkOf(const Fd& file, std::uint64_t at, std::size_t bytes) {
-  std::string frame = Begin(at, bytes);
+  std::string frame = ChunkHead(at, bytes);
   std::size_t size = frame.size();
   frame.resize(size + bytes);
   while (size < frame.size()) {
@@ -48,13 +46,9 @@ Result<net::SharedFrame> ChunkOf(const Fd& file, std::uint64_t at, std::size_t b
 
 Result<Chunk> ReadChunk(const std::string& body, std::uint64_t size) {
   if (body.size() <= kChunkPlaceBytes) return InvalidArgument("a frame without bytes");
-  Chunk chunk;
-  for (std::size_t i = 0; i < kChunkPlaceBytes; ++i)
-    chunk.at |= std::uint64_t{static_cast<unsigned char>(body[i])} << (8 * i);
-  chunk.bytes = std::string_view(body).substr(kChunkPlaceBytes);
-  if (chunk.at > size || chunk.bytes.size() > size - chunk.at)
-    return InvalidArgument("bytes outside of the memory they are for");
-  return chunk;
+  const std::string_view bytes = std::string_view(body).substr(kChunkPlaceBytes);
+  ARC_ASSIGN(const std::uint64_t at, PlaceOfChunk(body, bytes.size(), size));
+  return Chunk{at, bytes};
 }
 
 }  // namespace arcflow::control

@@ -18,13 +18,18 @@ namespace arcflow::control {
 inline constexpr std::size_t kChunkPlaceBytes = 8;
 inline constexpr std::size_t kChunkBytes = std::size_t{1} << 20;        // of one frame, at most
 inline constexpr std::size_t kChunkReadBytes = std::size_t{256} << 10;  // at once, from a channel
-/// Sent and not acknowledged by the other side; bounds what is held beside the memory itself.
+/// Sent and not acknowledged by the other side; bounds what is held beside the memory itself, where
+/// there is no place yet that bytes could be read into.
 inline constexpr std::uint64_t kChunkWindowBytes = 16 * kChunkBytes;
 
-/// The frame of bytes that lie in memory, or in a file or memfd at `at`. Errors: of pread; DataLoss
-/// for a file that is shorter.
-net::SharedFrame ChunkOf(std::uint64_t at, std::span<const std::byte> bytes);
+/// The frame of bytes that lie in a file or memfd at `at`. Errors: of pread; DataLoss for a file
+/// that is shorter.
 Result<net::SharedFrame> ChunkOf(const Fd& file, std::uint64_t at, std::size_t bytes);
+
+/// The beginning of such a frame, for bytes that are sent from where they are.
+std::string ChunkHead(std::uint64_t at, std::size_t bytes);
+/// Where the `bytes` after this head belong. InvalidArgument when they leave [0, size).
+Result<std::uint64_t> PlaceOfChunk(std::string_view head, std::size_t bytes, std::uint64_t size);
 
 /// A frame's body, taken apart. InvalidArgument when it holds no byte, or leaves [0, size).
 struct Chunk {

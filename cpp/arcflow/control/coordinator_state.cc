@@ -19,11 +19,11 @@ namespace {
 
 constexpr std::size_t kQueueBytes = std::size_t{32} << 20;
 constexpr std::size_t kMaxBarrierBytes = kControlFrameBytes - 4096;
-// How long changes of rows may gather before they are told. All ranks' rows go to all ranks, n * n
-// numbers: the time between two such rounds grows with n, so that their cost does not.
+// All ranks' rows go to all ranks, n * n numbers: the time between two such rounds grows with n, so
+// that their cost does not; faster under TLS, which encrypts each rank's copy apart.
 constexpr double kRowsDelay_s = 0.02;
-constexpr double kRowsDelayPerRank_s = 0.0005;
-constexpr double kSealedRowsDelayPerRank_s = 0.002;  // TLS encrypts each rank's copy apart
+constexpr double kRowsDelayPerRank_s = 0.0015;
+constexpr double kSealedRowsDelayPerRank_s = 0.003;
 constexpr double kProgressPerRank_s = 0.002;         // likewise for the driver's view of all ranks
 
 /// Learns from a message how far its sender's clock is off. A message is never received before it

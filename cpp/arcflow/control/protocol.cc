@@ -2,6 +2,7 @@
 // Failures, members and verdicts to and from JSON; the comparison of versions.
 #include "arcflow/control/protocol.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -170,6 +171,12 @@ std::string_view Verdict::Name() const {
   if (failure) return "failed";
   return code == Code::kOk ? "ok" : "stopped";
 }
+
+double BeatInterval(double heartbeat_s, int size, double silence_s) {
+  return std::max(heartbeat_s, std::min(size / kBeatsPerSecond, silence_s / 5));
+}
+
+double RowsInterval(int size) { return std::max(0.02, size / kRowsPerSecond); }
 
 std::string VersionConflict(const std::vector<std::map<std::string, std::string>>& by_rank,
                             const std::map<std::string, std::string>& expected) {

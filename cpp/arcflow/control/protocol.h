@@ -20,6 +20,10 @@ namespace arcflow::control {
 /// Bounds on what a peer may say; anything over them is InvalidArgument. Texts for people are cut
 /// instead.
 inline constexpr int kMaxSize = 16384;  // nodes of a run
+// What a coordinator meets at most of all its agents, whatever their number: the load of the one
+// that a run has shall not grow with it. Times between two messages grow instead.
+inline constexpr double kBeatsPerSecond = 500;
+inline constexpr double kRowsPerSecond = 1000;
 inline constexpr std::size_t kMaxFeeds = 256;
 inline constexpr std::size_t kMaxNameBytes = 256;        // roles, hosts, feeds, barriers, run ids
 inline constexpr std::size_t kMaxTextBytes = 12 * 1024;  // messages, tracebacks
@@ -195,6 +199,13 @@ struct AgentConfig {
   /// InvalidArgument that names the field for a missing, unknown-typed or out-of-range one.
   static Result<AgentConfig> FromJson(const nlohmann::json& json);
 };
+
+/// Seconds between two heartbeats of an agent in a run of `size`: `heartbeat_s`, or longer in a
+/// large run, so that the coordinator meets at most kBeatsPerSecond of them; at most a fifth of
+/// `silence_s`, after which an agent counts as gone.
+double BeatInterval(double heartbeat_s, int size, double silence_s);
+/// Seconds for which an agent of such a run gathers changes of its rows before it tells them.
+double RowsInterval(int size);
 
 /// Why these versions cannot work together, for the driver to show; empty when they can. Python is
 /// compared by major.minor, everything else exactly; `by_rank[r]` is what rank r said, `expected`

@@ -170,6 +170,15 @@ TEST(ProtocolTest, VersionConflictListsEveryRank) {
   EXPECT_THAT(VersionConflict({ranks[0], {}}, {}), HasSubstr("rank 1 missing"));
 }
 
+TEST(ProtocolTest, BeatsOfALargeRunAreSeldomButNeverNearTheSilenceLimit) {
+  EXPECT_DOUBLE_EQ(BeatInterval(1, 2, 15), 1);
+  EXPECT_DOUBLE_EQ(BeatInterval(1, 1000, 15), 2);
+  EXPECT_DOUBLE_EQ(BeatInterval(1, kMaxSize, 15), 3);
+  EXPECT_DOUBLE_EQ(BeatInterval(1, kMaxSize, 0.5), 1);  // as asked for, at least
+  EXPECT_DOUBLE_EQ(RowsInterval(2), 0.02);
+  EXPECT_DOUBLE_EQ(RowsInterval(1000), 1);
+}
+
 TEST(TextTest, HexAndBase64GoThereAndBack) {
   std::string bytes;
   for (int i = 0; i < 256; ++i) {

@@ -10,6 +10,7 @@
 #include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -27,6 +28,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxInbox = 1024;
+constexpr std::size_t kBuffers = 2;  // one is filled while the other is sent
 
 }  // namespace
 
@@ -37,28 +39,50 @@ net::ChannelOptions RemoteChannelOptions(const std::string& secret, bool encrypt
   return options;
 }
 
-/// Threads: everything under the mutex, but for `document`, which is the loop's.
-struct RemoteLink::Shared {
+/// Threads: everything under the mutex, but for `document`, which is the loop's. No row is sent
+/// under it, because a channel may let memory go inside that call.
+struct RemoteLink::Shared : std::enable_shared_from_this<RemoteLink::Shared> {
+  /// A full one, in the order in which they go.
+  struct Segment {
+    std::string feed;
+    std::uint64_t buffer = 0;
+    std::span<const std::byte> bytes;
+    std::shared_ptr<void> mapping;  // of them; whoever filled it may drop it now
+    std::size_t rows = 0;
+  };
+
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<net::Message> inbox;
-  std::uint64_t under_way = 0;
+  std::deque<Segment> segments;  // full, and not sent
+  bool asking = false;           // the agent has been asked for room for the first of them
+  std::set<std::uint64_t> busy;  // buffers that are filled, wait, or are being sent
+  std::vector<std::uint64_t> free;
   bool ready = false;
   bool closed = false;
   Status why;
+  Status refused;        // no room for a segment: neither it nor a later one was sent
   std::string document;  // of the packet that comes next
 
   void OnMessage(net::Channel& channel, json& message);
   Status OnChunk(net::Channel& channel, const std::string& body);
+  Status OnRoom(net::Channel& channel);
+  void Free(std::uint64_t buffer);
+
+  // Require the mutex.
+  Status Trouble() const { return closed ? why : refused; }
+  void AskRoom(net::Channel& channel);
 };
 
 void RemoteLink::Shared::OnMessage(net::Channel& channel, json& message) {
   const std::string op = message.value("op", "");
   Status wrong;
-  {
+  if (op == "segment") {
+    wrong = OnRoom(channel);
+  } else {
     const std::lock_guard lock(mutex);
-    if (op == "got") {
-      under_way -= std::min(under_way, message.value("bytes", std::uint64_t{0}));
+    if (op == "refused" && asking) {
+      refused = RefusalFromJson(message);
     } else if (inbox.size() >= kMaxInbox) {
       wrong = InvalidArgument("the agent says more than it was asked");
     } else {
@@ -75,6 +99,47 @@ void RemoteLink::Shared::OnMessage(net::Channel& channel, json& message) {
   }
   changed.notify_all();
   if (!wrong.ok()) channel.Abort(wrong);
+}
+
+void RemoteLink::Shared::AskRoom(net::Channel& channel) {
+  asking = !segments.empty();
+  if (!asking) return;
+  const Segment& next = segments.front();
+  const Status sent =
+      channel.Send({{"op", "acquire"}, {"feed", next.feed}, {"bytes", next.bytes.size()}});
+  if (!sent.ok()) refused = sent;
+}
+
+/// Sends the segment that waited; its buffer is free when its last byte has gone.
+Status RemoteLink::Shared::OnRoom(net::Channel& channel) {
+  Segment segment;
+  {
+    const std::lock_guard lock(mutex);
+    if (!asking) return InvalidArgument("the agent grants what it was not asked for");
+    segment = std::move(segments.front());
+    segments.pop_front();
+  }
+  {
+    const std::shared_ptr<const void> keep(
+        segment.bytes.data(), [self = shared_from_this(), buffer = segment.buffer,
+                               mapping = segment.mapping](const void*) { self->Free(buffer); });
+    for (std::size_t at = 0; at < segment.bytes.size();) {
+      const std::size_t n = std::min(segment.bytes.size() - at, kChunkBytes);
+      ARC_TRY(channel.SendRaw(ChunkHead(at, n), segment.bytes.subspan(at, n), keep));
+      at += n;
+    }
+  }
+  ARC_TRY(channel.Send({{"op", "publish"}, {"feed", segment.feed}, {"rows", segment.rows}}));
+  const std::lock_guard lock(mutex);
+  AskRoom(channel);
+  return Status::Ok();
+}
+
+void RemoteLink::Shared::Free(std::uint64_t buffer) {
+  const std::lock_guard lock(mutex);
+  busy.erase(buffer);
+  free.push_back(buffer);
+  changed.notify_all();
 }
 
 /// Chunks of a document come in order.
@@ -134,6 +199,11 @@ Result<std::unique_ptr<RemoteLink>> RemoteLink::Connect(const std::string& host,
 }
 
 Status RemoteLink::Send(const json& packet, const std::vector<int>& fds) {
+  {
+    std::unique_lock lock(shared_->mutex);
+    shared_->changed.wait(lock, [&] { return !shared_->asking || !shared_->Trouble().ok(); });
+    ARC_TRY(shared_->Trouble());
+  }
   if (fds.empty()) return channel_->Send(packet);
   json whole = packet;  // a schema is small, and travels inside
   const Fd copy(::dup(fds[0]));
@@ -161,26 +231,33 @@ Result<std::optional<net::Message>> RemoteLink::Receive(Deadline deadline) {
   return std::optional<net::Message>(std::move(*message));
 }
 
-/// The agent says that it has room; the rows are written here.
+/// A buffer that is neither filled nor on its way; agents are asked for room when it is full.
 Result<feed::SegmentSource::Grant> RemoteLink::Acquire(const std::string& feed,
                                                        std::size_t min_bytes, Deadline deadline) {
-  if (!asked_) {
-    ARC_TRY(Send({{"op", "acquire"}, {"feed", feed}, {"bytes", min_bytes}}, {}));
-    asked_ = true;
-  }
-  ARC_ASSIGN(const net::Message message, Next(deadline));
-  asked_ = false;
-  if (message.op == "refused") return RefusalFromJson(*message.body);
-  if (message.op != "segment")
-    return InvalidArgument("the agent answered " + message.op + " to acquire");
+  (void)feed;
   Grant grant;
   grant.size_bytes = min_bytes;  // what will be sent, however large our buffer is
-  if (buffer_ == 0 || !memory().Find(buffer_, min_bytes).ok()) {
-    if (buffer_ != 0) grant.drop.push_back(buffer_);
-    ++buffer_;
-    grant.create = true;
+  {
+    std::unique_lock lock(shared_->mutex);
+    const auto some = [&] { return shared_->busy.size() < kBuffers || !shared_->Trouble().ok(); };
+    if (!shared_->changed.wait_until(lock, deadline.at(), some))
+      return DeadlineExceeded("the agent has no room for more rows");
+    ARC_TRY(shared_->Trouble());
+    for (const std::uint64_t buffer : std::exchange(shared_->free, {})) {
+      if (grant.buffer == 0 && memory().Find(buffer, min_bytes).ok()) {
+        grant.buffer = buffer;
+      } else if (grant.buffer != 0) {
+        shared_->free.push_back(buffer);
+      } else {
+        grant.drop.push_back(buffer);  // too small, or of a feed that is over
+      }
+    }
+    if (grant.buffer == 0) {
+      grant.buffer = ++last_buffer_;
+      grant.create = true;
+    }
+    shared_->busy.insert(grant.buffer);
   }
-  grant.buffer = buffer_;
   return grant;
 }
 
@@ -189,19 +266,16 @@ Status RemoteLink::Publish(const std::string& feed, const Grant& grant, std::siz
   (void)fd;  // this process maps it already
   if (!closed) return Status::Ok();
   ARC_ASSIGN(std::byte* const base, memory().Find(grant.buffer, grant.size_bytes));
-  for (std::size_t at = 0; rows > 0 && at < grant.size_bytes;) {
-    const std::size_t n = std::min(grant.size_bytes - at, kChunkBytes);
-    {
-      std::unique_lock lock(shared_->mutex);
-      shared_->changed.wait(
-          lock, [&] { return shared_->under_way < kChunkWindowBytes || shared_->closed; });
-      if (shared_->closed) return shared_->why;
-      shared_->under_way += n;
-    }
-    ARC_TRY(channel_->SendFrame(ChunkOf(at, std::span(base + at, n))));
-    at += n;
+  if (rows == 0) {
+    shared_->Free(grant.buffer);
+    return Status::Ok();
   }
-  return Send({{"op", "publish"}, {"feed", feed}, {"rows", rows}}, {});
+  const std::lock_guard lock(shared_->mutex);
+  ARC_TRY(shared_->Trouble());
+  shared_->segments.push_back(
+      {feed, grant.buffer, std::span(base, grant.size_bytes), memory().Keep(grant.buffer), rows});
+  if (!shared_->asking) shared_->AskRoom(*channel_);
+  return Status::Ok();
 }
 
 }  // namespace arcflow::control

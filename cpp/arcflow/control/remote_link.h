@@ -13,8 +13,10 @@
 namespace arcflow::control {
 
 /// The packets of a SideLink over an authenticated channel: what travels in shared memory there
-/// goes as chunks here, before the packet that it belongs to. Rows are written into memory of this
-/// process and sent when their segment is closed, so a writer works as with a SideLink. At the
+/// goes as chunks here, before the packet that it belongs to. Rows are written into one of two
+/// buffers of this process; a closed segment waits for room at the agent and is sent from where it
+/// lies, by the loop's thread, while the writer fills the other. What the agent refuses is
+/// therefore told by a later call: Acquire, Publish, or Send of what comes after the rows. At the
 /// other end: RemoteServer. Threads: as SideLink; it has a loop's thread of its own. Lifetime: the
 /// destructor closes the connection.
 class RemoteLink final : public TaskLink {
@@ -26,9 +28,10 @@ class RemoteLink final : public TaskLink {
   ~RemoteLink() override;
 
   Result<Grant> Acquire(const std::string& feed, std::size_t min_bytes, Deadline deadline) override;
-  /// Blocks while the agent is slow, until it has taken the rows or the connection ends.
+  /// Takes a closed segment over; never blocks.
   Status Publish(const std::string& feed, const Grant& grant, std::size_t rows, bool closed,
                  int fd) override;
+  /// Blocks until the rows of all segments are on their way.
   Status Send(const nlohmann::json& packet, const std::vector<int>& fds) override;
   Result<std::optional<net::Message>> Receive(Deadline deadline) override;
 
@@ -40,8 +43,7 @@ class RemoteLink final : public TaskLink {
   std::shared_ptr<Shared> shared_;
   std::unique_ptr<net::Loop> loop_;
   std::shared_ptr<net::Channel> channel_;
-  bool asked_ = false;        // a grant that is not here yet
-  std::uint64_t buffer_ = 0;  // ours, filled again and again; 0: none yet
+  std::uint64_t last_buffer_ = 0;
 };
 
 /// What both ends make of ChannelOptions: raw frames, and large reads.

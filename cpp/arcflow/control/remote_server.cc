@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -38,6 +37,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Opti
   net::ListenerOptions listen;
   listen.host = options.host;
   listen.channel = options.channel;
+  listen.channel.raw_head_bytes = kChunkPlaceBytes;
   Status last;
   for (std::uint32_t port = options.first_port; port <= options.last_port; ++port) {
     listen.port = static_cast<std::uint16_t>(port);
@@ -81,9 +81,12 @@ net::ChannelCallbacks RemoteServer::OnAccepted(std::shared_ptr<net::Channel> cha
     if (alive.expired() || !tasks_.contains(id)) return;
     Check(id, OnMessage(tasks_.at(id), message));
   };
-  callbacks.on_raw = [this, id, alive = std::weak_ptr(alive_)](std::string& body) {
-    if (alive.expired() || !tasks_.contains(id)) return;
-    Check(id, OnChunk(tasks_.at(id), body));
+  callbacks.on_raw_place = [this, id, alive = std::weak_ptr(alive_)](const std::string& head,
+                                                                     std::size_t bytes) {
+    if (alive.expired() || !tasks_.contains(id)) return net::RawPlace{};
+    auto place = PlaceOf(tasks_.at(id), head, bytes);
+    Check(id, place.status());
+    return place.ok() ? *place : net::RawPlace{};
   };
   callbacks.on_closed = [this, id, alive = std::weak_ptr(alive_)](const Status&) {
     if (!alive.expired()) Drop(id);
@@ -130,11 +133,11 @@ Status RemoteServer::OnMessage(Task& task, json& message) {
   return InvalidArgument("unknown message " + CleanText(op, 64));
 }
 
-Status RemoteServer::OnChunk(Task& task, const std::string& body) {
+Result<net::RawPlace> RemoteServer::PlaceOf(Task& task, const std::string& head,
+                                            std::size_t bytes) {
   if (!task.grant) return InvalidArgument("rows without room for them");
-  ARC_ASSIGN(const Chunk chunk, ReadChunk(body, task.grant->size_bytes));
-  std::memcpy(task.base + chunk.at, chunk.bytes.data(), chunk.bytes.size());
-  return task.channel->Send({{"op", "got"}, {"bytes", chunk.bytes.size()}});
+  ARC_ASSIGN(const std::uint64_t at, PlaceOfChunk(head, bytes, task.grant->size_bytes));
+  return net::RawPlace{task.base + at, task.memory.Keep(task.grant->buffer)};
 }
 
 /// The rows are all here: the service may have them.

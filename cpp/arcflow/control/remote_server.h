@@ -23,7 +23,7 @@
 namespace arcflow::control {
 
 /// Speaks to a SideServer for each task that has connected by TCP, as the task would by its socket:
-/// passes packets on, and puts the chunks that come before them into the memory that was granted.
+/// passes packets on; the chunks that come before them are read into the memory that was granted.
 /// So staging, claims and inference know nothing of it, and memory stays bounded as for others.
 /// Threads: the loop's. Never blocks. Lifetime: `server` must outlive it.
 class RemoteServer {
@@ -64,7 +64,7 @@ class RemoteServer {
   RemoteServer(net::Loop& loop, SideServer& server) : loop_(loop), server_(server) {}
   net::ChannelCallbacks OnAccepted(std::shared_ptr<net::Channel> channel);
   Status OnMessage(Task& task, nlohmann::json& message);
-  Status OnChunk(Task& task, const std::string& body);
+  Result<net::RawPlace> PlaceOf(Task& task, const std::string& head, std::size_t bytes);
   Status Publish(Task& task, nlohmann::json& message);
   bool OnPackets(int id);
   Status OnPacket(Task& task, net::Message& message);

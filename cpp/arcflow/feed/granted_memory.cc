@@ -12,17 +12,22 @@ Result<std::byte*> GrantedMemory::Create(const std::string& feed, std::uint64_t 
   ARC_ASSIGN(Mapping mapping, Mapping::Map(*memfd, size_bytes, true, true));
   ARC_TRY(SealForReaders(*memfd));  // after mapping: this mapping stays the only writable one
   std::byte* base = mapping.data();
-  buffers_.insert_or_assign(buffer, Buffer{feed, std::move(mapping)});
+  buffers_.insert_or_assign(buffer, Buffer{feed, std::make_shared<Mapping>(std::move(mapping))});
   return base;
 }
 
 Result<std::byte*> GrantedMemory::Find(std::uint64_t buffer, std::size_t size_bytes) const {
   const auto it = buffers_.find(buffer);
-  if (it == buffers_.end() || it->second.mapping.size_bytes() < size_bytes) {
+  if (it == buffers_.end() || it->second.mapping->size_bytes() < size_bytes) {
     return Internal("buffer " + std::to_string(buffer) + " of " + std::to_string(size_bytes) +
                     " bytes was never made by this feeder");
   }
-  return it->second.mapping.data();
+  return it->second.mapping->data();
+}
+
+std::shared_ptr<void> GrantedMemory::Keep(std::uint64_t buffer) const {
+  const auto it = buffers_.find(buffer);
+  return it == buffers_.end() ? nullptr : it->second.mapping;
 }
 
 void GrantedMemory::Drop(const std::vector<std::uint64_t>& buffers) {
@@ -35,7 +40,7 @@ void GrantedMemory::DropFeed(const std::string& feed) {
 
 std::size_t GrantedMemory::mapped_bytes() const {
   std::size_t sum = 0;
-  for (const auto& [id, buffer] : buffers_) sum += buffer.mapping.size_bytes();
+  for (const auto& [id, buffer] : buffers_) sum += buffer.mapping->size_bytes();
   return sum;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ class GrantedMemory {
                             Fd* memfd);
   /// The mapping of a buffer made before. Internal unless it is there and has `size_bytes`.
   Result<std::byte*> Find(std::uint64_t buffer, std::size_t size_bytes) const;
+  /// Holds the mapping of a buffer beyond Drop and DropFeed; null for one that is not there.
+  std::shared_ptr<void> Keep(std::uint64_t buffer) const;
   /// Unmaps the buffers that are still mapped.
   void Drop(const std::vector<std::uint64_t>& buffers);
   /// Unmaps every buffer of a feed that gets no more rows.
@@ -37,7 +40,7 @@ class GrantedMemory {
  private:
   struct Buffer {
     std::string feed;
-    Mapping mapping;
+    std::shared_ptr<Mapping> mapping;
   };
   std::map<std::uint64_t, Buffer> buffers_;
 };

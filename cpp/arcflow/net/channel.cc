@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdint>
@@ -121,19 +122,29 @@ void ChannelImpl::BeginHandshake(Result<Handshake> handshake) {
 }
 
 void ChannelImpl::Read() {
-  socket_->async_read_some(asio::buffer(read_buffer_.data(), read_buffer_.size()),
-                           [self = shared_from_this(), attempt = attempt_](
-                               const std::error_code& error, std::size_t bytes) {
-                             if (self->IsCurrent(attempt)) self->OnRead(error, bytes);
-                           });
+  // What has a place goes there; what follows it, and all else, into the buffer.
+  const bool straight = raw_place_.at != nullptr && !tls_ && state_ == State::kOpen;
+  const std::size_t left = straight ? decoder_.raw_left() : 0;
+  const std::array<asio::mutable_buffer, 2> parts{
+      asio::buffer(raw_place_.at, left), asio::buffer(read_buffer_.data(), read_buffer_.size())};
+  socket_->async_read_some(parts, [self = shared_from_this(), attempt = attempt_, left,
+                                   keep = straight ? raw_place_.keep : nullptr](
+                                      const std::error_code& error, std::size_t bytes) {
+    if (self->IsCurrent(attempt)) self->OnRead(error, bytes, std::min(bytes, left));
+  });
 }
 
-void ChannelImpl::OnRead(const std::error_code& error, std::size_t bytes) {
+/// `placed` of the bytes lie where they belong.
+void ChannelImpl::OnRead(const std::error_code& error, std::size_t bytes, std::size_t placed) {
   if (error) {
     OnEndOfStream(error);
     return;
   }
-  const std::span<const std::byte> got(read_buffer_.data(), bytes);
+  if (placed > 0) {
+    decoder_.SkipRaw(placed);
+    raw_place_.at += placed;
+  }
+  const std::span<const std::byte> got(read_buffer_.data(), bytes - placed);
   // While draining, what still comes is read and dropped: a close with unread bytes would make the
   // kernel reset the connection and could destroy what the peer has not read yet.
   if (state_ == State::kHandshake) {
@@ -244,12 +255,21 @@ void ChannelImpl::OnReady() {
 void ChannelImpl::OnFrameBytes(std::span<const std::byte> bytes) {
   decoder_.Feed(bytes);
   while (!closing_) {
+    if (raw_place_.at != nullptr) {
+      raw_place_.at += decoder_.TakeRaw(raw_place_.at);
+      if (decoder_.raw_left() > 0) return;
+      raw_place_ = {};
+    }
     auto body = decoder_.Next();
     if (!body.ok()) {
       Finish(body.status().WithContext(peer_));
       return;
     }
     if (!body->has_value()) return;
+    if (decoder_.raw() && options_.raw_head_bytes > 0) {
+      if (!TakePlace(**body)) return;
+      continue;
+    }
     if (decoder_.raw()) {
       if (callbacks_.on_raw) callbacks_.on_raw(**body);
       continue;
@@ -263,21 +283,43 @@ void ChannelImpl::OnFrameBytes(std::span<const std::byte> bytes) {
   }
 }
 
+/// Asks where the bytes that follow a head belong; false when the channel closes instead.
+bool ChannelImpl::TakePlace(const std::string& head) {
+  if (decoder_.raw_left() == 0) return true;
+  if (callbacks_.on_raw_place) raw_place_ = callbacks_.on_raw_place(head, decoder_.raw_left());
+  if (raw_place_.at != nullptr) return true;
+  if (!closing_) Finish(InvalidArgument("bytes without a place for them").WithContext(peer_));
+  return false;
+}
+
 Status ChannelImpl::Send(const nlohmann::json& message) {
   ARC_ASSIGN(std::string frame, EncodeFrame(message, options_.max_frame_bytes));
   return SendFrame(std::make_shared<const std::string>(std::move(frame)));
 }
 
 Status ChannelImpl::SendFrame(SharedFrame frame) {
+  const std::size_t bytes = frame->size();
+  return Queue(Outgoing{std::move(frame)}, bytes);
+}
+
+Status ChannelImpl::SendRaw(std::string head, std::span<const std::byte> bytes,
+                            std::shared_ptr<const void> keep) {
+  const std::size_t own = head.size();
+  return Queue(
+      Outgoing{std::make_shared<const std::string>(std::move(head)), bytes, std::move(keep)}, own);
+}
+
+/// `counts`: bytes that the bound of the queue is for.
+Status ChannelImpl::Queue(Outgoing outgoing, std::size_t counts) {
   {
     std::lock_guard lock(mutex_);
     if (!sendable_) return Unavailable("the channel is closed");
-    if (queued_bytes_ + frame->size() > options_.max_queued_bytes) {
+    if (queued_bytes_ + counts > options_.max_queued_bytes) {
       return ResourceExhausted("the peer reads too slowly: " + std::to_string(queued_bytes_) +
                                " bytes are queued");
     }
-    queued_bytes_ += frame->size();
-    outbox_.push_back(std::move(frame));
+    queued_bytes_ += counts;
+    outbox_.push_back(std::move(outgoing));
     if (outbox_.size() > 1) return Status::Ok();  // whoever queued the first has posted already
   }
   port_.Post([self = shared_from_this()] { self->Flush(); });
@@ -293,11 +335,16 @@ void ChannelImpl::Flush() {
   if (write_pending_ || !socket_ || state_ == State::kConnecting) return;
   if (!writing_ && !TakeFrame()) return;
   write_pending_ = true;
-  socket_->async_write_some(asio::buffer(writing_->data() + written_, writing_->size() - written_),
-                            [self = shared_from_this(), attempt = attempt_](
-                                const std::error_code& error, std::size_t bytes) {
-                              if (self->IsCurrent(attempt)) self->OnWritten(error, bytes);
-                            });
+  const std::string_view first = writing_->Piece(written_, writing_->size());
+  const std::string_view second =
+      written_ < writing_->frame->size()
+          ? writing_->Piece(writing_->frame->size(), writing_->body.size())
+          : std::string_view();
+  const std::array<asio::const_buffer, 2> parts{asio::buffer(first), asio::buffer(second)};
+  socket_->async_write_some(parts, [self = shared_from_this(), attempt = attempt_](
+                                       const std::error_code& error, std::size_t bytes) {
+    if (self->IsCurrent(attempt)) self->OnWritten(error, bytes);
+  });
 }
 
 /// Puts what is to be written next into writing_; false when there is nothing, or it failed.
@@ -305,21 +352,21 @@ bool ChannelImpl::TakeFrame() {
   written_ = 0;
   writing_counts_ = 0;
   if (!handshake_output_.empty()) {
-    writing_ = std::make_shared<const std::string>(std::exchange(handshake_output_, {}));
+    writing_ = Outgoing{std::make_shared<const std::string>(std::exchange(handshake_output_, {}))};
     return true;
   }
   if (state_ == State::kHandshake || state_ == State::kTls) return false;
   if (!sealing_) {
     std::lock_guard lock(mutex_);
     if (outbox_.empty()) return false;
-    SharedFrame frame = std::move(outbox_.front());
+    Outgoing next = std::move(outbox_.front());
     outbox_.pop_front();
     if (!tls_) {
-      writing_counts_ = frame->size();
-      writing_ = std::move(frame);
+      writing_counts_ = next.frame->size();
+      writing_ = std::move(next);
       return true;
     }
-    sealing_ = std::move(frame);
+    sealing_ = std::move(next);
     sealed_ = 0;
   }
   return SealNext();
@@ -328,15 +375,18 @@ bool ChannelImpl::TakeFrame() {
 /// Encrypts the next piece of a frame: a thousand channels that send one large frame together must
 /// not hold a thousand encrypted copies of all of it.
 bool ChannelImpl::SealNext() {
-  const std::string_view piece = std::string_view(*sealing_).substr(sealed_, kSealBytes);
+  const std::string_view piece = sealing_->Piece(sealed_, kSealBytes);
   auto sealed = tls_->Encrypt(piece);
   if (!sealed.ok()) {
     Finish(sealed.status().WithContext(peer_));
     return false;
   }
   sealed_ += piece.size();
-  if (sealed_ == sealing_->size()) writing_counts_ = std::exchange(sealing_, nullptr)->size();
-  writing_ = std::make_shared<const std::string>(std::move(*sealed));
+  if (sealed_ == sealing_->size()) {
+    writing_counts_ = sealing_->frame->size();
+    sealing_.reset();
+  }
+  writing_ = Outgoing{std::make_shared<const std::string>(std::move(*sealed))};
   return true;
 }
 
@@ -402,10 +452,11 @@ void ChannelImpl::Finish(const Status& why) {
   state_ = State::kClosed;
   closing_ = true;
   port_.Detach();
+  std::deque<Outgoing> unsent;  // memory of others is let go without the mutex
   {
     std::lock_guard lock(mutex_);
     sendable_ = false;
-    outbox_.clear();
+    unsent.swap(outbox_);
     queued_bytes_ = 0;
   }
   socket_.reset();

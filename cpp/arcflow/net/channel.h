@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 
 #include "arcflow/base/deadline.h"
@@ -22,11 +23,18 @@ namespace arcflow::net {
 /// A frame that several channels send.
 using SharedFrame = std::shared_ptr<const std::string>;
 
+/// Memory for the bytes of a raw frame; `keep` holds it while the channel may write there.
+struct RawPlace {
+  std::byte* at = nullptr;  // null: there is no place
+  std::shared_ptr<void> keep;
+};
+
 struct ChannelOptions {
   std::string secret;    // raw bytes, at least Handshake::kMinSecretBytes
   bool encrypt = false;  // TLS 1.3 after the handshake, keyed by it; both ends must want it
   std::size_t max_frame_bytes = kMaxFrameBytes;
-  std::size_t max_raw_bytes = 0;                   // of raw frames that are accepted; 0: none are
+  std::size_t max_raw_bytes = 0;   // of raw frames that are accepted; 0: none are
+  std::size_t raw_head_bytes = 0;  // of a raw frame, before what on_raw_place finds a place for
   std::size_t read_bytes = std::size_t{16} << 10;  // at once; there may be thousands of channels
   std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
@@ -51,6 +59,11 @@ struct ChannelCallbacks {
   std::function<void(const Status& why)> on_closed;
   /// The body of a raw frame (frame.h), in order with the messages. Never without `max_raw_bytes`.
   std::function<void(std::string& body)> on_raw = {};
+  /// Instead of on_raw, with `raw_head_bytes`: a raw frame begins with `head`; says where the `n`
+  /// bytes after it belong. They are read straight into that place, without a copy unless the
+  /// channel is encrypted, and are all there when the next callback comes. Without a place the
+  /// channel closes (InvalidArgument), if it is not closing already.
+  std::function<RawPlace(const std::string& head, std::size_t n)> on_raw_place = {};
 };
 
 /// One connection. Pending operations keep it alive until on_closed, after which the callbacks are
@@ -88,6 +101,12 @@ class Channel {
   /// The same for a message that goes to many, encoded once by EncodeFrame, or for a raw frame; it
   /// is not copied.
   virtual Status SendFrame(SharedFrame frame) = 0;
+  /// A raw frame whose body lies in memory of the caller: `head` is its beginning, encoded with a
+  /// header for all of it (RawFrameHeader). `bytes` are sent from where they are, so they must not
+  /// change until `keep` is let go, on the loop thread or inside this call; the bound of the queue
+  /// does not count them. Errors: as SendFrame.
+  virtual Status SendRaw(std::string head, std::span<const std::byte> bytes,
+                         std::shared_ptr<const void> keep) = 0;
   /// Sends what is queued, for at most `linger`, then closes; on_closed(OK) follows. No on_message
   /// after it when called on the loop thread. Idempotent.
   virtual void Close() = 0;

@@ -2,6 +2,7 @@
 // ChannelImpl: the one implementation of Channel. Internal to this layer.
 #pragma once
 
+#include <algorithm>
 #include <asio/ip/tcp.hpp>
 #include <asio/steady_timer.hpp>
 #include <atomic>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -37,7 +39,7 @@ class ChannelImpl final : public Channel,
         loop_(loop),
         context_(loop.context()),
         options_(std::move(options)),
-        decoder_(options_.max_frame_bytes, options_.max_raw_bytes),
+        decoder_(options_.max_frame_bytes, options_.max_raw_bytes, options_.raw_head_bytes),
         timer_(std::in_place, context_),
         retry_timer_(std::in_place, context_) {}
 
@@ -47,6 +49,8 @@ class ChannelImpl final : public Channel,
 
   Status Send(const nlohmann::json& message) override;
   Status SendFrame(SharedFrame frame) override;
+  Status SendRaw(std::string head, std::span<const std::byte> bytes,
+                 std::shared_ptr<const void> keep) override;
   void Close() override;
   void Abort(Status why) override;
   std::string peer() const override { return peer_; }
@@ -56,6 +60,21 @@ class ChannelImpl final : public Channel,
 
  private:
   enum class State { kConnecting, kHandshake, kTls, kOpen, kDraining, kClosed };
+
+  /// Something to be sent: a frame, or the beginning of one and the rest of it in memory of others.
+  struct Outgoing {
+    SharedFrame frame;
+    std::span<const std::byte> body = {};
+    std::shared_ptr<const void> keep = {};
+
+    std::size_t size() const { return frame->size() + body.size(); }
+    /// What lies together from `at` on, at most `max` bytes of it.
+    std::string_view Piece(std::size_t at, std::size_t max) const {
+      if (at < frame->size()) return std::string_view(*frame).substr(at, max);
+      const auto rest = body.subspan(at - frame->size());
+      return {reinterpret_cast<const char*>(rest.data()), std::min(rest.size(), max)};
+    }
+  };
 
   void Resolve();
   void OnResolved(const std::error_code& error,
@@ -68,7 +87,9 @@ class ChannelImpl final : public Channel,
   std::error_code OpenSocket(const asio::ip::tcp::endpoint& endpoint);
   void BeginHandshake(Result<Handshake> handshake);
   void Read();
-  void OnRead(const std::error_code& error, std::size_t bytes);
+  void OnRead(const std::error_code& error, std::size_t bytes, std::size_t placed);
+  bool TakePlace(const std::string& head);
+  Status Queue(Outgoing outgoing, std::size_t counts);
   void OnHandshakeBytes(std::span<const std::byte> bytes);
   void OnHandshakeDone();
   void BeginTls();
@@ -91,8 +112,8 @@ class ChannelImpl final : public Channel,
   const ChannelOptions options_;
 
   mutable std::mutex mutex_;  // guards the next three
-  std::deque<SharedFrame> outbox_;
-  std::size_t queued_bytes_ = 0;  // outbox_ and the frame in writing_
+  std::deque<Outgoing> outbox_;
+  std::size_t queued_bytes_ = 0;  // of frames in outbox_ and in writing_, not of others' memory
   bool sendable_ = true;
   std::atomic<bool> closing_{false};  // Close() or Abort() was called: deliver nothing more
 
@@ -122,9 +143,10 @@ class ChannelImpl final : public Channel,
   std::optional<asio::steady_timer> retry_timer_;
   std::vector<std::byte> read_buffer_;
   std::string handshake_output_;  // goes out before any frame
-  SharedFrame writing_;           // null: nothing
-  SharedFrame sealing_;           // a frame of which a part is still to be encrypted
-  std::size_t sealed_ = 0;        // bytes of it that are
+  RawPlace raw_place_;            // of a raw frame that is coming; moves on with it
+  std::optional<Outgoing> writing_;
+  std::optional<Outgoing> sealing_;  // of which a part is still to be encrypted
+  std::size_t sealed_ = 0;           // bytes of it that are
   std::size_t written_ = 0;
   std::size_t writing_counts_ = 0;  // bytes of the queue that writing_ stands for
   bool write_pending_ = false;

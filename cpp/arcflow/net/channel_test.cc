@@ -40,6 +40,104 @@ TEST_F(ChannelTest, LargeMessagesPassWhole) {
   EXPECT_EQ(server.messages()[4]["text"], text);
 }
 
+class RawPlaceTest : public ChannelTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  static constexpr std::size_t kHead = 3;
+
+  void SetUp() override {
+    ListenerOptions options{"127.0.0.1", 0, Options(), 64};
+    options.channel.encrypt = GetParam();
+    options.channel.max_raw_bytes = std::size_t{4} << 20;
+    options.channel.raw_head_bytes = kHead;
+    Listen(std::move(options));
+  }
+  std::shared_ptr<Channel> ConnectLikewise() {
+    ChannelOptions options = Options();
+    options.encrypt = GetParam();
+    return Connect(std::move(options));
+  }
+  static Status SendRaw(Channel& channel, const std::string& head, std::string_view body,
+                        std::shared_ptr<const void> keep) {
+    return channel.SendRaw(RawFrameHeader(head.size() + body.size()) + head,
+                           std::as_bytes(std::span(body)), std::move(keep));
+  }
+};
+
+TEST_P(RawPlaceTest, BytesComeFromTheCallersMemoryIntoTheReceiversBetweenMessages) {
+  constexpr std::size_t kBytes = 3'000'000;
+  std::vector<std::string> places;
+  std::vector<std::string> heads;
+  places.reserve(4);
+  server.on_raw_place = [&](const std::string& head, std::size_t n) {
+    heads.push_back(head);
+    places.emplace_back(n, ' ');
+    return RawPlace{reinterpret_cast<std::byte*>(places.back().data()), nullptr};
+  };
+  auto sut = ConnectLikewise();
+  std::promise<void> released;
+  std::string body(kBytes, ' ');
+  for (std::size_t i = 0; i < kBytes; ++i) body[i] = static_cast<char>(i * 2654435761u >> 13);
+  {
+    const std::shared_ptr<const void> keep(body.data(), [&](const void*) { released.set_value(); });
+    ASSERT_TRUE(sut->Send({{"op", "a"}}).ok());
+    ASSERT_TRUE(SendRaw(*sut, "one", body, keep).ok());
+    ASSERT_TRUE(sut->Send({{"op", "b"}}).ok());
+    ASSERT_TRUE(SendRaw(*sut, "two", std::string_view(body).substr(0, 1), keep).ok());
+    ASSERT_TRUE(SendRaw(*sut, "not", "", keep).ok());  // has no place, and needs none
+    ASSERT_TRUE(SendRaw(*sut, "end", std::string_view(body).substr(5), keep).ok());
+    ASSERT_TRUE(sut->Send({{"op", "c"}}).ok());
+  }
+  ASSERT_TRUE(server.WaitMessages(3));
+  EXPECT_EQ(server.messages()[2]["op"], "c");
+  EXPECT_EQ(heads, (std::vector<std::string>{"one", "two", "end"}));
+  EXPECT_TRUE(places[0] == body);
+  EXPECT_EQ(places[1], body.substr(0, 1));
+  EXPECT_TRUE(places[2] == body.substr(5));
+  EXPECT_EQ(released.get_future().wait_for(seconds(20)), std::future_status::ready);
+}
+
+TEST_P(RawPlaceTest, MemoryThatIsNotSentIsLetGoWhenTheChannelEnds) {
+  server.on_raw_place = [](const std::string&, std::size_t) { return RawPlace{}; };
+  auto sut = ConnectLikewise();
+  std::promise<void> released;
+  const std::string body(std::size_t{2} << 20, 'x');
+  ASSERT_TRUE(SendRaw(*sut, "one", body, std::shared_ptr<const void>(body.data(), [&](const void*) {
+                released.set_value();
+              })).ok());
+  EXPECT_EQ(server.WaitClosed().code(), Code::kInvalidArgument);  // there was no place
+  EXPECT_FALSE(client.WaitClosed().ok());
+  sut.reset();
+  EXPECT_EQ(released.get_future().wait_for(seconds(20)), std::future_status::ready);
+}
+
+TEST_P(RawPlaceTest, APlaceIsKeptWhileThePeerMayStillFillIt) {
+  auto memory = std::make_shared<std::vector<std::byte>>(1 << 20);
+  const std::weak_ptr<std::vector<std::byte>> sut = memory;
+  std::promise<void> began;
+  server.on_raw_place = [&](const std::string&, std::size_t) {
+    RawPlace place{memory->data(), std::exchange(memory, nullptr)};
+    began.set_value();
+    return place;
+  };
+  auto sender = ConnectLikewise();
+  // Announces more than it sends.
+  ASSERT_TRUE(sender
+                  ->SendFrame(std::make_shared<const std::string>(RawFrameHeader(kHead + 1000) +
+                                                                  "one" + std::string(10, 'x')))
+                  .ok());
+  ASSERT_EQ(began.get_future().wait_for(seconds(20)), std::future_status::ready);
+  EXPECT_FALSE(sut.expired());
+  WaitAccepted()->Abort(Status::Ok());
+  EXPECT_TRUE(server.WaitClosed().ok());
+  listener.reset();
+  accepted.clear();
+  loop.reset();
+  EXPECT_TRUE(sut.expired());
+}
+
+INSTANTIATE_TEST_SUITE_P(Roads, RawPlaceTest, ::testing::Values(false, true),
+                         [](const auto& tls) { return tls.param ? "Tls" : "Plain"; });
+
 TEST_F(ChannelTest, ThreadsMaySendAtOnce) {
   auto sut = Connect();
   std::vector<std::thread> threads;

@@ -45,7 +45,8 @@ class Side {
                 ++closed_;
                 why_ = why;
               });
-            }};
+            },
+            nullptr, on_raw_place};
   }
   bool WaitReady() {
     return Wait([&] { return ready_; });
@@ -68,6 +69,7 @@ class Side {
   }
 
   std::function<void(const json&)> on_message;
+  std::function<RawPlace(const std::string& head, std::size_t n)> on_raw_place;
 
  private:
   template <typename F>

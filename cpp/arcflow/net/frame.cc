@@ -2,7 +2,9 @@
 // Frames: encoding, checked parsing and cutting of a byte stream.
 #include "arcflow/net/frame.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -59,23 +61,39 @@ void FrameDecoder::Feed(std::span<const std::byte> bytes) {
 
 Result<std::optional<std::string>> FrameDecoder::Next() {
   if (!failure_.ok()) return failure_;
+  if (raw_left_ > 0) return std::optional<std::string>();
   const std::size_t there = buffer_.size() - begin_;
   if (there < kFrameHeaderBytes) return std::optional<std::string>();
   const std::uint32_t announced = LoadLength(buffer_.data() + begin_);
   const bool raw = max_raw_bytes_ > 0 && (announced & kRawFlag) != 0;
   const std::size_t length = raw ? announced & ~kRawFlag : announced;
   const std::size_t bound = raw ? max_raw_bytes_ : max_bytes_;
-  if (length == 0 || length > bound) {
+  if (length == 0 || length > bound || (raw && length < raw_head_bytes_)) {
     failure_ = InvalidArgument("frame announces " + std::to_string(length) +
                                " bytes, the bound is " + std::to_string(bound));
     buffer_.clear();
     begin_ = 0;
     return failure_;
   }
-  if (there < kFrameHeaderBytes + length) return std::optional<std::string>();
+  const std::size_t wanted = raw && raw_head_bytes_ > 0 ? raw_head_bytes_ : length;
+  if (there < kFrameHeaderBytes + wanted) return std::optional<std::string>();
   raw_ = raw;
-  std::string body = buffer_.substr(begin_ + kFrameHeaderBytes, length);
-  begin_ += kFrameHeaderBytes + length;
+  raw_left_ = length - wanted;
+  std::string body = buffer_.substr(begin_ + kFrameHeaderBytes, wanted);
+  Pass(kFrameHeaderBytes + wanted);
+  return std::optional<std::string>(std::move(body));
+}
+
+std::size_t FrameDecoder::TakeRaw(std::byte* to) {
+  const std::size_t n = std::min(raw_left_, buffer_.size() - begin_);
+  if (n > 0) std::memcpy(to, buffer_.data() + begin_, n);
+  raw_left_ -= n;
+  Pass(n);
+  return n;
+}
+
+void FrameDecoder::Pass(std::size_t bytes) {
+  begin_ += bytes;
   if (begin_ == buffer_.size()) {
     buffer_.clear();
     begin_ = 0;
@@ -84,7 +102,6 @@ Result<std::optional<std::string>> FrameDecoder::Next() {
     buffer_.erase(0, begin_);
     begin_ = 0;
   }
-  return std::optional<std::string>(std::move(body));
 }
 
 }  // namespace arcflow::net

@@ -37,9 +37,12 @@ Status ParseFrame(std::string_view body, nlohmann::json* message);
 /// arrive. Threads: one at a time.
 class FrameDecoder {
  public:
-  /// Raw frames are refused unless `max_raw_bytes` says how large they may be.
-  explicit FrameDecoder(std::size_t max_bytes = kMaxFrameBytes, std::size_t max_raw_bytes = 0)
-      : max_bytes_(max_bytes), max_raw_bytes_(max_raw_bytes) {}
+  /// Raw frames are refused unless `max_raw_bytes` says how large they may be. With
+  /// `raw_head_bytes` their bodies are not gathered: Next() returns only so many first bytes, and
+  /// raw_left() bytes follow, which TakeRaw and SkipRaw pass.
+  explicit FrameDecoder(std::size_t max_bytes = kMaxFrameBytes, std::size_t max_raw_bytes = 0,
+                        std::size_t raw_head_bytes = 0)
+      : max_bytes_(max_bytes), max_raw_bytes_(max_raw_bytes), raw_head_bytes_(raw_head_bytes) {}
 
   void Feed(std::span<const std::byte> bytes);
   /// The next whole body, std::nullopt when more bytes are needed.
@@ -47,13 +50,23 @@ class FrameDecoder {
   Result<std::optional<std::string>> Next();
   /// The body that Next() returned last is of a raw frame.
   bool raw() const { return raw_; }
+  /// Bytes of a raw body whose head was returned that are still to come; Next() waits for them.
+  std::size_t raw_left() const { return raw_left_; }
+  /// Copies those of them that were fed to `to`, which has room for raw_left(). How many.
+  std::size_t TakeRaw(std::byte* to);
+  /// `n` of them were read past this decoder. Requires that TakeRaw has taken all that was fed.
+  void SkipRaw(std::size_t n) { raw_left_ -= n; }
   /// True when the stream may end here without loss.
-  bool at_boundary() const { return begin_ == buffer_.size(); }
+  bool at_boundary() const { return begin_ == buffer_.size() && raw_left_ == 0; }
 
  private:
+  void Pass(std::size_t bytes);  // that have been handed out
+
   std::size_t max_bytes_;
   std::size_t max_raw_bytes_;
+  std::size_t raw_head_bytes_;
   bool raw_ = false;
+  std::size_t raw_left_ = 0;
   std::string buffer_;
   std::size_t begin_ = 0;  // bytes of buffer_ already handed out
   Status failure_;

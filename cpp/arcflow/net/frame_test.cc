@@ -124,6 +124,28 @@ TEST(FrameTest, RawFramesComeInOrderWithMessagesWhereTheyAreWanted) {
   EXPECT_FALSE(sut.raw());
 }
 
+TEST(FrameTest, BodiesOfRawFramesPassTheDecoderAfterTheirHead) {
+  FrameDecoder sut(64, 128, 4);
+  sut.Feed(Bytes(RawFrameHeader(10) + "headabc"));
+  EXPECT_EQ(**sut.Next(), "head");
+  EXPECT_TRUE(sut.raw());
+  EXPECT_EQ(sut.raw_left(), 6u);
+  std::string body(6, ' ');
+  auto* const to = reinterpret_cast<std::byte*>(body.data());
+  EXPECT_EQ(sut.TakeRaw(to), 3u);
+  EXPECT_FALSE(sut.Next()->has_value());
+  EXPECT_FALSE(sut.at_boundary());
+  sut.SkipRaw(2);  // read past the decoder
+  sut.Feed(Bytes("f" + *EncodeFrame({{"op", "y"}})));
+  EXPECT_EQ(sut.TakeRaw(to + 5), 1u);
+  EXPECT_EQ(body, "abc  f");
+  EXPECT_EQ(**sut.Next(), "{\"op\":\"y\"}");
+  EXPECT_FALSE(sut.raw());
+  EXPECT_TRUE(sut.at_boundary());
+  sut.Feed(Bytes(RawFrameHeader(3) + "hea"));
+  EXPECT_EQ(sut.Next().status().code(), Code::kInvalidArgument);
+}
+
 TEST(FrameTest, RawFramesAreRefusedOverTheirBoundAndWhereNobodyWantsThem) {
   FrameDecoder bounded(64, 128);
   bounded.Feed(Bytes(RawFrameHeader(129)));

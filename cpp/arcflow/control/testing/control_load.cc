@@ -27,6 +27,7 @@ using arcflow::control::CoordinatorOptions;
 using nlohmann::json;
 
 constexpr double kTimeout_s = 120;
+constexpr double kSilence_s = 15;  // what Cluster sets when nothing else is asked for
 
 /// Milliseconds of a clock that all processes of this machine share.
 double NowMs() {
@@ -58,7 +59,7 @@ int Serve(const std::string& secret, int size, bool encrypt) {
   }
 }
 
-/// All agents of a run on one loop.
+/// All agents of a run on one loop; they beat as seldom as real ones of so many would.
 class Agents {
  public:
   Agents(std::uint16_t port, std::string secret, int size, double beat_s, bool encrypt)
@@ -66,7 +67,7 @@ class Agents {
         port_(port),
         secret_(std::move(secret)),
         size_(size),
-        beat_s_(beat_s),
+        beat_s_(arcflow::control::BeatInterval(beat_s, size, kSilence_s)),
         encrypt_(encrypt) {}
 
   int Run() {
