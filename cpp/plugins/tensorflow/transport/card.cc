@@ -9,7 +9,7 @@ namespace arcflow::tf {
 std::string Card::ToJson() const {
   const nlohmann::json json = {{"arcflow", version},    {"run_id", run_id}, {"mode", mode},
                                {"host", host_identity}, {"hub", hub},       {"lobby", lobby},
-                               {"no_lobby", no_lobby}};
+                               {"no_lobby", no_lobby},  {"depot", depot}};
   return json.dump();
 }
 
@@ -25,6 +25,7 @@ std::optional<Card> Card::Parse(const std::string& text) {
     card.hub = json.at("hub").get<std::string>();
     card.lobby = json.value("lobby", "");
     card.no_lobby = json.value("no_lobby", "");
+    card.depot = json.value("depot", "");
     return card;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;
@@ -65,6 +66,14 @@ Plan PlanFor(const Cards& cards) {
             without_task + " cannot be reached from other hosts: " + without->no_lobby};
   }
   return {Plan::Kind::kHosts, ""};
+}
+
+std::optional<std::string> WhyNotFetched(const std::optional<Card>& other, const Card& own) {
+  if (!other) return "it does not speak grpc+arc";
+  if (other->version != kCardVersion) return "it has another version of arcflow";
+  if (other->run_id != own.run_id) return "it belongs to another run";
+  if (other->depot.empty()) return "it was started with transport='" + other->mode + "'";
+  return std::nullopt;
 }
 
 std::map<std::string, int> HostsOf(const Cards& cards) {

@@ -20,6 +20,7 @@ struct Card {
   std::string hub;            // collective::Hub::address()
   std::string lobby;          // collective::Lobby::address(); empty when there is none
   std::string no_lobby;       // why not
+  std::string depot;          // transport::Depot::address(); empty when there is none
 
   std::string ToJson() const;
   /// std::nullopt for anything that is no card.
@@ -37,6 +38,10 @@ struct Plan {
   std::string why;  // kStock: what stands in the way
 };
 Plan PlanFor(const Cards& cards);
+
+/// Why a task with the card `own` cannot fetch tensors from the one with `other`; nothing when it
+/// can.
+std::optional<std::string> WhyNotFetched(const std::optional<Card>& other, const Card& own);
 
 /// The host of each task as far as a plan of kHosts goes: tasks with equal numbers share memory.
 /// With transport='tcp' each is a host of its own.

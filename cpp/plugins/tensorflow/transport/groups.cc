@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/stats.h"
+#include "plugins/tensorflow/transport/workers.h"
 #include "tensorflow/core/distributed_runtime/worker_cache.h"
 #include "tensorflow/core/distributed_runtime/worker_interface.h"
 #include "tensorflow/core/framework/device_attributes.pb.h"
@@ -54,7 +55,14 @@ class Tokens {
   std::map<std::string, std::weak_ptr<Member>> members_;
 };
 
-/// The card of the server at `task`; std::nullopt when it is none of ours.
+bool RanksAreSound(const Member& member) {
+  const std::set<int> distinct(member.ranks.begin(), member.ranks.end());
+  return member.index >= 0 && distinct.size() == member.ranks.size() && *distinct.begin() == 0 &&
+         *distinct.rbegin() + 1 == static_cast<int>(distinct.size());
+}
+
+}  // namespace
+
 absl::Status AskForCard(tensorflow::WorkerCacheInterface* workers, const std::string& task,
                         std::optional<Card>* card) {
   struct Call {
@@ -83,14 +91,6 @@ absl::Status AskForCard(tensorflow::WorkerCacheInterface* workers, const std::st
   }
   return absl::OkStatus();
 }
-
-bool RanksAreSound(const Member& member) {
-  const std::set<int> distinct(member.ranks.begin(), member.ranks.end());
-  return member.index >= 0 && distinct.size() == member.ranks.size() && *distinct.begin() == 0 &&
-         *distinct.rbegin() + 1 == static_cast<int>(distinct.size());
-}
-
-}  // namespace
 
 std::shared_ptr<Member> FindMember(const std::string& token) { return Tokens::Get().Find(token); }
 

@@ -23,9 +23,9 @@ class WorkerCacheInterface;
 
 namespace arcflow::tf {
 
-/// Step number by which a LoggingRequest asks for our card: no such step exists, and another
-/// server answers that it has no log of it.
-inline constexpr std::int64_t kCardStep = 0x4152434643415244;
+/// The card of the server at `task`; std::nullopt when it is none of ours. Blocks.
+absl::Status AskForCard(tensorflow::WorkerCacheInterface* workers, const std::string& task,
+                        std::optional<Card>* card);
 
 /// One device's membership in a group of TensorFlow. Immutable once it is decided.
 struct Member {

@@ -5,11 +5,23 @@
 #include <chrono>
 #include <utility>
 
+#include "plugins/tensorflow/transport/stats.h"
+
 namespace arcflow::tf {
 namespace {
 
 // Groups are made while TensorFlow starts, when every core is busy.
 constexpr std::chrono::seconds kHandshakeTimeout{20};
+
+/// Without one tensors travel by gRPC, which is counted when it happens.
+void OpenDepot(transport::ContextOptions options, Identity* identity) {
+  if (identity->card.mode == "auto") options.backends = {"shm", "tcp"};
+  auto depot = transport::Depot::Open(options);
+  if (!depot.ok()) return;
+  identity->depot = *std::move(depot);
+  identity->card.depot = identity->depot->address();
+  WatchDepot(identity->depot);
+}
 
 }  // namespace
 
@@ -39,6 +51,7 @@ Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
   options.first_port = settings.first_port;
   options.last_port = settings.last_port;
   options.handshake_timeout = kHandshakeTimeout;
+  OpenDepot(options, identity.get());
   auto lobby = collective::Lobby::Open(options);
   if (lobby.ok()) {
     identity->lobby = *std::move(lobby);

@@ -8,6 +8,7 @@
 #include "arcflow/base/status.h"
 #include "arcflow/collective/hub.h"
 #include "arcflow/collective/lobby.h"
+#include "arcflow/transport/depot.h"
 #include "plugins/tensorflow/transport/card.h"
 #include "plugins/tensorflow/transport/settings.h"
 
@@ -18,6 +19,7 @@ struct Identity {
   Card card;
   std::unique_ptr<collective::Hub> hub;
   std::unique_ptr<collective::Lobby> lobby;  // null: the card says why
+  std::shared_ptr<transport::Depot> depot;   // null: tensors travel by gRPC
 
   /// `address`: "host:port" where the cluster's definition has this task. Errors: no hub; no lobby
   /// with transport='tcp', which cannot do without.

@@ -8,6 +8,7 @@
 #include "plugins/tensorflow/transport/collectives.h"
 #include "plugins/tensorflow/transport/identity.h"
 #include "plugins/tensorflow/transport/settings.h"
+#include "plugins/tensorflow/transport/workers.h"
 #include "tensorflow/core/distributed_runtime/rendezvous_mgr_interface.h"
 #include "tensorflow/core/distributed_runtime/rpc/grpc_server_lib.h"
 #include "tensorflow/core/distributed_runtime/rpc/grpc_worker_service.h"
@@ -22,29 +23,6 @@ namespace {
 constexpr char kProtocol[] = "grpc+arc";
 constexpr char kRdmaProtocol[] = "grpc_rdma";
 
-/// TensorFlow's worker that also tells who asks for it that we are here.
-class Worker : public tensorflow::GrpcWorker {
- public:
-  Worker(tensorflow::WorkerEnv* env, const tensorflow::ConfigProto& config,
-         std::shared_ptr<const Identity> identity)
-      : GrpcWorker(env, config), identity_(std::move(identity)) {}
-
-  void LoggingAsync(const tensorflow::LoggingRequest* request,
-                    tensorflow::LoggingResponse* response,
-                    tensorflow::StatusCallback done) override {
-    if (request->fetch_step_id_size() != 1 || request->fetch_step_id(0) != kCardStep) {
-      return GrpcWorker::LoggingAsync(request, response, std::move(done));
-    }
-    auto* step = response->add_step();
-    step->set_step_id(kCardStep);
-    step->mutable_step_stats()->add_dev_stats()->set_device(identity_->card.ToJson());
-    done(absl::OkStatus());
-  }
-
- private:
-  const std::shared_ptr<const Identity> identity_;
-};
-
 class Server : public tensorflow::GrpcServer {
  public:
   Server(const tensorflow::ServerDef& def, tensorflow::Env* env,
@@ -57,11 +35,8 @@ class Server : public tensorflow::GrpcServer {
       return static_cast<tensorflow::RendezvousMgrInterface*>(
           new tensorflow::RpcRendezvousMgr(env));
     };
-    options.worker_func =
-        [this](tensorflow::WorkerEnv* env,
-               const tensorflow::ConfigProto& config) -> std::unique_ptr<tensorflow::GrpcWorker> {
-      return std::make_unique<Worker>(env, config, identity_);
-    };
+    options.worker_func = [this](tensorflow::WorkerEnv* env, const tensorflow::ConfigProto& config)
+        -> std::unique_ptr<tensorflow::GrpcWorker> { return NewWorker(env, config, identity_); };
     options.collective_mgr_func = [this](const tensorflow::ConfigProto& config,
                                          const tensorflow::WorkerEnv* env,
                                          tensorflow::WorkerCacheInterface* workers) {
@@ -74,9 +49,10 @@ class Server : public tensorflow::GrpcServer {
  protected:
   absl::Status WorkerCacheFactory(const tensorflow::WorkerCacheFactoryOptions& options,
                                   tensorflow::WorkerCacheInterface** workers) override {
-    absl::Status status = GrpcServer::WorkerCacheFactory(options, workers);
-    if (status.ok()) workers_ = *workers;
-    return status;
+    tensorflow::WorkerCacheInterface* inner = nullptr;
+    if (absl::Status s = GrpcServer::WorkerCacheFactory(options, &inner); !s.ok()) return s;
+    *workers = workers_ = NewWorkerCache(inner, worker_impl(), identity_);
+    return absl::OkStatus();
   }
 
   /// The base makes a new worker cache and a manager of its own upon it: ours takes its place.

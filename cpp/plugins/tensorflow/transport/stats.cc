@@ -29,6 +29,7 @@ struct Watched {
 std::mutex g_stats_mutex;
 std::map<std::string, std::uint64_t> g_fallbacks;
 std::vector<Watched> g_groups;
+std::vector<std::weak_ptr<transport::Depot>> g_depots;
 std::atomic<std::uint64_t> g_recycled{0};
 std::atomic<std::uint64_t> g_new{0};
 
@@ -45,6 +46,24 @@ Json Counted(const collective::GroupCounters& c) {
           {"bytes_shared", c.bytes_shared},   {"sleeps", c.sleeps},
           {"mappings", c.mappings},           {"busy_ns", c.busy_ns},
           {"registrations", c.registrations}, {"bytes_between_hosts", c.bytes_between_hosts}};
+}
+
+Json Tensors() {
+  transport::DepotCounters sum;
+  for (const auto& each : g_depots) {
+    const auto depot = each.lock();
+    if (depot == nullptr) continue;
+    const transport::DepotCounters c = depot->counters();
+    sum.offered += c.offered;
+    sum.bytes_offered += c.bytes_offered;
+    sum.fetched += c.fetched;
+    sum.bytes_fetched += c.bytes_fetched;
+    sum.held += c.held;
+    sum.expired += c.expired;
+  }
+  return {{"offered", sum.offered}, {"bytes_offered", sum.bytes_offered},
+          {"fetched", sum.fetched}, {"bytes_fetched", sum.bytes_fetched},
+          {"held", sum.held},       {"expired", sum.expired}};
 }
 
 Json Peers(const Watched& each) {
@@ -76,6 +95,11 @@ void WatchGroup(const std::string& name, std::vector<std::string> tasks,
   g_groups.push_back({name, std::move(tasks), group->rank(), group->ranks(), group, {}});
 }
 
+void WatchDepot(const std::shared_ptr<transport::Depot>& depot) {
+  const std::lock_guard lock(g_mutex);
+  g_depots.push_back(depot);
+}
+
 void CountOutput(bool recycled) {
   (recycled ? g_recycled : g_new).fetch_add(1, std::memory_order_relaxed);
 }
@@ -98,7 +122,8 @@ std::string StatsJson() {
   const Json all = {{"groups", groups},
                     {"collectives", totals},
                     {"fallbacks", Json(g_fallbacks)},
-                    {"outputs", outputs}};
+                    {"outputs", outputs},
+                    {"tensors", Tensors()}};
   return all.dump();
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arcflow/collective/engine.h"
+#include "arcflow/transport/depot.h"
 
 namespace arcflow::tf {
 
@@ -20,11 +21,15 @@ void CountFallback(const std::string& reason);
 void WatchGroup(const std::string& name, std::vector<std::string> tasks,
                 const std::shared_ptr<collective::Engine>& group);
 
+/// Has the counters of a depot in the stats while it lives.
+void WatchDepot(const std::shared_ptr<transport::Depot>& depot);
+
 /// One output that came from recycled memory (or not: it was new).
 void CountOutput(bool recycled);
 
 /// {"groups": [{name, rank, ranks, operations, …, peers}], "collectives": totals,
-///  "fallbacks": {reason: count}, "outputs": {recycled, new}}
+///  "fallbacks": {reason: count}, "outputs": {recycled, new},
+///  "tensors": {offered, bytes_offered, fetched, bytes_fetched, held, expired}}
 std::string StatsJson();
 
 }  // namespace arcflow::tf

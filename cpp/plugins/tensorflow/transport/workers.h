@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Workers: TensorFlow's, with tensors that the receiver fetches through the transport.
+#pragma once
+
+#include <memory>
+
+#include "plugins/tensorflow/transport/identity.h"
+#include "tensorflow/core/distributed_runtime/rpc/grpc_worker_service.h"
+#include "tensorflow/core/distributed_runtime/worker_cache.h"
+#include "tensorflow/core/distributed_runtime/worker_env.h"
+#include "tensorflow/core/protobuf/config.pb.h"
+
+namespace arcflow::tf {
+
+/// Step number by which a LoggingRequest asks for our card: no such step exists, and another
+/// server answers that it has no log of it.
+inline constexpr std::int64_t kCardStep = 0x4152434643415244;
+
+/// A server's own worker: tells who asks that we are here, and answers a request for a large tensor
+/// with a ticket, when the one who asks can fetch (transport::Depot).
+std::unique_ptr<tensorflow::GrpcWorker> NewWorker(tensorflow::WorkerEnv* env,
+                                                  const tensorflow::ConfigProto& config,
+                                                  std::shared_ptr<const Identity> identity);
+
+/// `inner` with workers that say so, and fetch. `own` is the server's and stays as it is. Takes
+/// `inner`; the caller owns the answer.
+tensorflow::WorkerCacheInterface* NewWorkerCache(tensorflow::WorkerCacheInterface* inner,
+                                                 tensorflow::WorkerInterface* own,
+                                                 std::shared_ptr<const Identity> identity);
+
+}  // namespace arcflow::tf
