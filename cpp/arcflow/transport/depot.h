@@ -29,9 +29,10 @@ struct DepotCounters {
 /// One end of exchanges in which whoever owns the bytes hands out a ticket (by any road; it is
 /// worthless without the run's secret) and whoever holds the ticket fetches them.
 ///
-/// Memory: what is offered is read until it was fetched, or its peer went down, or `patience`
-/// passed; then the owner's hold is dropped, on a thread of the transport. What is fetched into is
-/// the caller's again when `done` is called or Cancel() returned (Endpoint says more).
+/// Memory: what is offered is held until it was fetched, or its peer went down, or `patience` has
+/// passed and anything happens (a peer that never saw its ticket); then the owner's hold is dropped,
+/// mostly on a thread of the transport. What is fetched into is the caller's again when `done` is
+/// called or Cancel() returned (Endpoint says more).
 /// Threads: all from any. Lifetime: the destructor ends all fetches with Cancelled and drops all
 /// holds; it must not run on a thread of the transport.
 class Depot {
@@ -47,22 +48,24 @@ class Depot {
   const std::string& name() const;
 
   /// Offers `bytes`, kept alive by `hold`, to the depot of that name. Cost: a registration, no
-  /// copy. InvalidArgument for no bytes or no name.
+  /// copy. InvalidArgument for no bytes or no name; Unavailable when no connection to it is up.
   Result<std::string> Offer(std::span<const std::byte> bytes, std::shared_ptr<const void> hold,
                             std::string_view peer);
 
   class Fetch;
-  /// Fetches what the ticket stands for. `into` must be as long. Blocks while a connection to that
-  /// peer is made, if there is none. Errors (to `done`, exactly once): InvalidArgument for
-  /// what is no ticket or of another length; NotFound when it was let go; Unavailable; Cancelled.
+  /// Fetches what the ticket stands for; `into` must be as long. Does not block. Errors (to `done`,
+  /// exactly once, inside this call or on a thread of the transport): InvalidArgument for what is
+  /// no ticket or of another length; NotFound when it was let go; Unavailable; Cancelled.
   void Start(const std::shared_ptr<Fetch>& fetch, std::string_view ticket,
              std::span<std::byte> into, Done done);
 
   /// How others reach this depot; text.
   const std::string& address() const;
-  /// Connects with the depot of that address, so that Start does not block. Blocks. Errors as of
-  /// Context::Connect.
-  Status Reach(std::string_view address, Deadline deadline);
+  /// Connects with the depot of that address, which both ends need before tickets can go either
+  /// way; its name. Blocks. Errors as of Context::Connect.
+  Result<std::string> Reach(std::string_view address, Deadline deadline);
+  /// The backend of the connection to the depot of that name; empty when none is up. Never blocks.
+  std::string BackendTo(std::string_view peer) const;
 
   DepotCounters counters() const;
   /// Bytes by backend, as the context counts them.

@@ -96,7 +96,7 @@ void WatchGroup(const std::string& name, std::vector<std::string> tasks,
 }
 
 void WatchDepot(const std::shared_ptr<transport::Depot>& depot) {
-  const std::lock_guard lock(g_mutex);
+  const std::lock_guard lock(g_stats_mutex);
   g_depots.push_back(depot);
 }
 
