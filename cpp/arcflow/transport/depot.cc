@@ -192,6 +192,7 @@ const std::string& Depot::address() const { return state_->address; }
 Result<std::string> Depot::Reach(std::string_view address, Deadline deadline) {
   ARC_ASSIGN(const std::string bytes, FromHex(address));
   ARC_ASSIGN(const auto endpoint, state_->context->Connect(bytes, deadline));
+  ARC_TRY(endpoint->FlushAndWait(deadline));  // an answer: the other end has its endpoint too
   return endpoint->peer().ToString();
 }
 

@@ -21,6 +21,7 @@ struct Card {
   std::string lobby;          // collective::Lobby::address(); empty when there is none
   std::string no_lobby;       // why not
   std::string depot;          // transport::Depot::address(); empty when there is none
+  std::string no_depot;       // why not
 
   std::string ToJson() const;
   /// std::nullopt for anything that is no card.
@@ -44,7 +45,7 @@ Plan PlanFor(const Cards& cards);
 std::optional<std::string> WhyNotFetched(const std::optional<Card>& other, const Card& own);
 
 /// The host of each task as far as a plan of kHosts goes: tasks with equal numbers share memory.
-/// With transport='tcp' each is a host of its own.
+/// With transport='tcp' or 'rdma' each is a host of its own.
 std::map<std::string, int> HostsOf(const Cards& cards);
 
 }  // namespace arcflow::tf

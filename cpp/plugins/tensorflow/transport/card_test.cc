@@ -15,7 +15,8 @@ using ::testing::HasSubstr;
 using Kind = Plan::Kind;
 
 Card CardOf(const std::string& mode, const std::string& host) {
-  return {kCardVersion, "run", mode, host, "hub-" + host, "lobby-" + host, ""};
+  return {kCardVersion, "run",          mode, host,
+          "hub-" + host, "lobby-" + host, "",   "depot-" + host, ""};
 }
 
 TEST(CardTest, SurvivesItsText) {
@@ -31,7 +32,9 @@ TEST(CardTest, SurvivesItsText) {
 TEST(PlanTest, OneHostSharesMemoryAndSeveralExchange) {
   EXPECT_EQ(PlanFor({{"0", CardOf("auto", "a")}, {"1", CardOf("auto", "a")}}).kind, Kind::kShared);
   EXPECT_EQ(PlanFor({{"0", CardOf("auto", "a")}, {"1", CardOf("auto", "b")}}).kind, Kind::kHosts);
-  EXPECT_EQ(PlanFor({{"0", CardOf("tcp", "a")}, {"1", CardOf("tcp", "a")}}).kind, Kind::kHosts);
+  for (const char* mode : {"tcp", "rdma"}) {
+    EXPECT_EQ(PlanFor({{"0", CardOf(mode, "a")}, {"1", CardOf(mode, "a")}}).kind, Kind::kHosts);
+  }
 }
 
 TEST(PlanTest, WhatStandsInTheWayIsSaid) {
@@ -43,6 +46,7 @@ TEST(PlanTest, WhatStandsInTheWayIsSaid) {
   EXPECT_THAT(why(std::nullopt), HasSubstr("1 does not speak grpc+arc"));
   EXPECT_THAT(why(CardOf("grpc", "b")), HasSubstr("transport='grpc'"));
   EXPECT_THAT(why(CardOf("tcp", "b")), HasSubstr("transport='tcp'"));
+  EXPECT_THAT(why(CardOf("rdma", "b")), HasSubstr("transport='rdma'"));
   EXPECT_THAT(why(CardOf("shm", "b")), HasSubstr("on several hosts"));
   Card other = CardOf("auto", "b");
   other.version = kCardVersion - 1;
@@ -65,6 +69,25 @@ TEST(PlanTest, HostsAreThoseOfTheCardsAndEachTaskIsOneForTcp) {
   EXPECT_NE(alone.at("0"), alone.at("1"));
 }
 
+TEST(FetchTest, WhatStandsInTheWayIsSaid) {
+  const Card own = CardOf("auto", "a");
+  EXPECT_FALSE(WhyNotFetched(CardOf("auto", "b"), own));
+  const auto why = [&](const std::optional<Card>& other) {
+    return WhyNotFetched(other, own).value_or("nothing");
+  };
+  EXPECT_THAT(why(std::nullopt), HasSubstr("does not speak grpc+arc"));
+  Card other = own;
+  other.version = kCardVersion + 1;
+  EXPECT_THAT(why(other), HasSubstr("another version"));
+  other = own;
+  other.run_id = "another";
+  EXPECT_THAT(why(other), HasSubstr("another run"));
+  other = own;
+  other.depot = "";
+  other.no_depot = "no port is free";
+  EXPECT_THAT(why(other), HasSubstr("no port is free"));
+}
+
 TEST(IdentityTest, ListensOnTheTasksOwnAddress) {
   EXPECT_EQ(HostIn("10.1.2.3:4000"), "10.1.2.3");
   EXPECT_EQ(HostIn("[fe80::1]:4000"), "fe80::1");
@@ -74,6 +97,21 @@ TEST(IdentityTest, ListensOnTheTasksOwnAddress) {
   const auto reached = Identity::Make(settings, "127.0.0.1:1");
   ASSERT_TRUE(reached.ok());
   EXPECT_FALSE((*reached)->card.lobby.empty());
+  EXPECT_FALSE((*reached)->card.depot.empty());
+}
+
+TEST(IdentityTest, RdmaIsADeviceOrAnErrorThatNamesWhatIsMissing) {
+  Settings settings;
+  settings.mode = "rdma";
+  settings.secret = std::string(32, 's');
+  const auto identity = Identity::Make(settings, "127.0.0.1:1");
+  if (identity.ok()) {  // a machine that has one
+    EXPECT_EQ((*identity)->card.mode, "rdma");
+    return;
+  }
+  EXPECT_THAT(identity.status().message(), HasSubstr("transport='rdma'"));
+  EXPECT_THAT(identity.status().message(),
+              ::testing::AnyOf(HasSubstr("RDMA device"), HasSubstr("UCX"), HasSubstr("libucp")));
 }
 
 TEST(IdentityTest, AnAddressThatIsNotOursIsNoLobbyAndForTcpAnError) {
@@ -84,9 +122,10 @@ TEST(IdentityTest, AnAddressThatIsNotOursIsNoLobbyAndForTcpAnError) {
   ASSERT_TRUE(without.ok());
   EXPECT_EQ((*without)->card.lobby, "");
   EXPECT_THAT((*without)->card.no_lobby, HasSubstr("192.0.2.1"));
+  EXPECT_NE((*without)->depot, nullptr);  // those of this host need no address
   settings.mode = "tcp";
   EXPECT_EQ(Identity::Make(settings, elsewhere).status().code(), Code::kUnavailable);
-  settings.mode = "shm";
+  settings.mode = "shm";  // needs none
   ASSERT_TRUE(Identity::Make(settings, elsewhere).ok());
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Identity: hub, lobby and card made.
+// Identity: hub, depot, lobby and card made.
 #include "plugins/tensorflow/transport/identity.h"
 
 #include <chrono>
 #include <utility>
+#include <vector>
 
 #include "plugins/tensorflow/transport/stats.h"
 
@@ -13,14 +14,45 @@ namespace {
 // Groups are made while TensorFlow starts, when every core is busy.
 constexpr std::chrono::seconds kHandshakeTimeout{20};
 
-/// Without one tensors travel by gRPC, which is counted when it happens.
-void OpenDepot(transport::ContextOptions options, Identity* identity) {
-  if (identity->card.mode == "auto") options.backends = {"shm", "tcp"};
+/// How tensors that are fetched come, best first.
+std::vector<std::string> BackendsFor(const Settings& settings) {
+  if (settings.mode == "auto") return {"shm", "tcp"};
+  if (settings.mode == "rdma") return {settings.rdma_backend};
+  return {settings.mode};
+}
+
+/// With transport='auto' tensors travel by gRPC without one, which is counted when it happens.
+Status OpenDepot(transport::ContextOptions options, const Settings& settings, Identity* identity) {
+  options.backends = BackendsFor(settings);
   auto depot = transport::Depot::Open(options);
-  if (!depot.ok()) return;
-  identity->depot = *std::move(depot);
-  identity->card.depot = identity->depot->address();
-  WatchDepot(identity->depot);
+  if (!depot.ok() && settings.mode == "auto") {  // no address for other hosts, say
+    options.backends = {"shm"};
+    depot = transport::Depot::Open(options);
+  }
+  if (depot.ok()) {
+    identity->depot = *std::move(depot);
+    identity->card.depot = identity->depot->address();
+    WatchDepot(identity->depot);
+    return Status::Ok();
+  }
+  if (settings.mode != "auto") return depot.status();
+  identity->card.no_depot = depot.status().message();
+  CountFallback("tensors of other tasks: " + identity->card.no_depot);
+  return Status::Ok();
+}
+
+/// Where collectives meet between hosts.
+Status OpenLobby(transport::ContextOptions options, const Settings& settings, Identity* identity) {
+  options.backends = {settings.mode == "rdma" ? settings.rdma_backend : "tcp"};
+  auto lobby = collective::Lobby::Open(options);
+  if (lobby.ok()) {
+    identity->lobby = *std::move(lobby);
+    identity->card.lobby = identity->lobby->address();
+    return Status::Ok();
+  }
+  if (settings.mode != "auto") return lobby.status();
+  identity->card.no_lobby = lobby.status().message();
+  return Status::Ok();
 }
 
 }  // namespace
@@ -43,24 +75,15 @@ Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
   card.mode = settings.mode;
   card.host_identity = collective::HostIdentity();
   card.hub = identity->hub->address();
-  if (settings.mode == "shm") return identity;
   transport::ContextOptions options;
   options.secret = settings.secret;
-  options.backends = {"tcp"};
   options.host = HostIn(address);
   options.first_port = settings.first_port;
   options.last_port = settings.last_port;
   options.handshake_timeout = kHandshakeTimeout;
-  OpenDepot(options, identity.get());
-  auto lobby = collective::Lobby::Open(options);
-  if (lobby.ok()) {
-    identity->lobby = *std::move(lobby);
-    card.lobby = identity->lobby->address();
-  } else if (settings.mode == "tcp") {
-    return lobby.status().WithContext("transport='tcp'");
-  } else {
-    card.no_lobby = lobby.status().message();
-  }
+  Status opened = OpenDepot(options, settings, identity.get());
+  if (opened.ok() && settings.mode != "shm") opened = OpenLobby(options, settings, identity.get());
+  if (!opened.ok()) return opened.WithContext("transport='" + settings.mode + "'");
   return identity;
 }
 

@@ -21,8 +21,9 @@ struct Identity {
   std::unique_ptr<collective::Lobby> lobby;  // null: the card says why
   std::shared_ptr<transport::Depot> depot;   // null: tensors travel by gRPC
 
-  /// `address`: "host:port" where the cluster's definition has this task. Errors: no hub; no lobby
-  /// with transport='tcp', which cannot do without.
+  /// `address`: "host:port" where the cluster's definition has this task. Errors: no hub; with
+  /// another transport than "auto" also what stands in the way of a lobby or a depot that it needs:
+  /// "rdma" says which device, permission or library is missing.
   static Result<std::shared_ptr<Identity>> Make(const Settings& settings,
                                                 const std::string& address);
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Servers of the protocols grpc+arc and grpc_rdma: TensorFlow's gRPC server with our collectives.
+#include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "plugins/tensorflow/status.h"
@@ -51,13 +53,18 @@ class Server : public tensorflow::GrpcServer {
                                   tensorflow::WorkerCacheInterface** workers) override {
     tensorflow::WorkerCacheInterface* inner = nullptr;
     if (absl::Status s = GrpcServer::WorkerCacheFactory(options, &inner); !s.ok()) return s;
-    *workers = workers_ = NewWorkerCache(inner, worker_impl(), identity_);
+    *workers = NewWorkerCache(inner, worker_impl(), worker_env(), identity_);
+    // Sessions get caches of their own, made here too, on other threads.
+    if (std::this_thread::get_id() == updating_.load()) workers_ = *workers;
     return absl::OkStatus();
   }
 
   /// The base makes a new worker cache and a manager of its own upon it: ours takes its place.
   absl::Status UpdateServerDef(const tensorflow::ServerDef& def) override {
-    if (absl::Status s = GrpcServer::UpdateServerDef(def); !s.ok()) return s;
+    updating_ = std::this_thread::get_id();
+    const absl::Status updated = GrpcServer::UpdateServerDef(def);
+    updating_ = std::thread::id();
+    if (!updated.ok()) return updated;
     auto* const manager =
         NewCollectiveManager(def.default_session_config(), worker_env(), workers_, identity_);
     worker_env()->collective_executor_mgr.reset(manager);
@@ -67,7 +74,8 @@ class Server : public tensorflow::GrpcServer {
 
  private:
   const std::shared_ptr<const Identity> identity_;
-  tensorflow::WorkerCacheInterface* workers_ = nullptr;  // the base owns it
+  std::atomic<std::thread::id> updating_{};
+  tensorflow::WorkerCacheInterface* workers_ = nullptr;  // of the last update; the base owns it
 };
 
 /// "host:port" of the task that the server is.
@@ -81,7 +89,8 @@ std::string AddressOf(const tensorflow::ServerDef& def) {
 }
 
 Result<std::shared_ptr<const Identity>> MakeIdentity(const tensorflow::ServerDef& def) {
-  ARC_ASSIGN(const Settings settings, CurrentSettings());
+  ARC_ASSIGN(Settings settings, CurrentSettings());
+  if (def.protocol() == kRdmaProtocol) settings.mode = "rdma";  // never anything in its place
   ARC_ASSIGN(auto identity, Identity::Make(settings, AddressOf(def)));
   return std::shared_ptr<const Identity>(std::move(identity));
 }
@@ -94,13 +103,8 @@ class Factory : public tensorflow::ServerFactory {
 
   absl::Status NewServer(const tensorflow::ServerDef& def, const Options& options,
                          std::unique_ptr<tensorflow::ServerInterface>* out) override {
-    if (def.protocol() == kRdmaProtocol) {  // never anything else in its place
-      return absl::UnimplementedError(
-          "protocol grpc_rdma: this build of arcflow moves no tensors by RDMA yet; use "
-          "transport='auto', which takes shared memory within a host and TCP between hosts");
-    }
     auto identity = MakeIdentity(def);
-    if (!identity.ok()) return ToTf(identity.status().WithContext("protocol grpc+arc"));
+    if (!identity.ok()) return ToTf(identity.status().WithContext("protocol " + def.protocol()));
     auto server = std::make_unique<Server>(def, tensorflow::Env::Default(), *std::move(identity));
     if (absl::Status s = server->Open(options.local_device_mgr); !s.ok()) return s;
     *out = std::move(server);

@@ -45,6 +45,7 @@ Result<Settings> ParseSettings(const std::string& text) {
   try {
     settings.mode = json.value("mode", settings.mode);
     settings.run_id = json.value("run_id", "");
+    settings.rdma_backend = json.value("rdma_backend", settings.rdma_backend);
     const auto ports = json.value("ports", std::array<int, 2>{0, 0});
     settings.first_port = ports[0];
     settings.last_port = ports[1];

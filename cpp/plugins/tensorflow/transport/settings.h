@@ -16,6 +16,9 @@ struct Settings {
   std::string run_id;
   int first_port = 0;  // that we may listen on for other hosts; 0: any
   int last_port = 0;
+  /// The transport's backend for mode "rdma". Tests without a device put "ucx" here, UCX over
+  /// whatever it finds; the product never does.
+  std::string rdma_backend = "rdma";
 };
 
 /// Settings of this process. Threads: any.
@@ -23,7 +26,7 @@ void Configure(Settings settings);
 /// FailedPrecondition when Configure has not been called.
 Result<Settings> CurrentSettings();
 
-/// From JSON: {mode, secret (hex), run_id, ports: [first, last]}. InvalidArgument says which field
+/// From JSON: {mode, secret (hex), run_id, ports: [first, last], rdma_backend}. InvalidArgument says which field
 /// is wrong.
 Result<Settings> ParseSettings(const std::string& json);
 

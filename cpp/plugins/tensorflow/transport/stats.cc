@@ -3,6 +3,7 @@
 #include "plugins/tensorflow/transport/stats.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <map>
 #include <mutex>
@@ -26,7 +27,14 @@ struct Watched {
   collective::GroupCounters last;
 };
 
+struct Moved {
+  std::string backend;
+  std::array<std::uint64_t, 2> tensors{};  // by Way
+  std::array<std::uint64_t, 2> bytes{};
+};
+
 std::mutex g_stats_mutex;
+std::map<std::string, Moved> g_tasks;
 std::map<std::string, std::uint64_t> g_fallbacks;
 std::vector<Watched> g_groups;
 std::vector<std::weak_ptr<transport::Depot>> g_depots;
@@ -61,9 +69,18 @@ Json Tensors() {
     sum.held += c.held;
     sum.expired += c.expired;
   }
+  Json tasks = Json::object();
+  for (const auto& [task, moved] : g_tasks) {
+    tasks[task] = {{"backend", moved.backend},
+                   {"fetched", moved.tensors[0]},
+                   {"bytes_fetched", moved.bytes[0]},
+                   {"offered", moved.tensors[1]},
+                   {"bytes_offered", moved.bytes[1]}};
+  }
   return {{"offered", sum.offered}, {"bytes_offered", sum.bytes_offered},
           {"fetched", sum.fetched}, {"bytes_fetched", sum.bytes_fetched},
-          {"held", sum.held},       {"expired", sum.expired}};
+          {"held", sum.held},       {"expired", sum.expired},
+          {"tasks", tasks}};
 }
 
 Json Peers(const Watched& each) {
@@ -98,6 +115,15 @@ void WatchGroup(const std::string& name, std::vector<std::string> tasks,
 void WatchDepot(const std::shared_ptr<transport::Depot>& depot) {
   const std::lock_guard lock(g_stats_mutex);
   g_depots.push_back(depot);
+}
+
+void CountTensor(const std::string& task, const std::string& backend, Way way, std::size_t bytes) {
+  const auto i = static_cast<std::size_t>(way);
+  const std::lock_guard lock(g_stats_mutex);
+  Moved& moved = g_tasks[task];
+  if (!backend.empty()) moved.backend = backend;
+  ++moved.tensors[i];
+  moved.bytes[i] += bytes;
 }
 
 void CountOutput(bool recycled) {

@@ -27,9 +27,15 @@ void WatchDepot(const std::shared_ptr<transport::Depot>& depot);
 /// One output that came from recycled memory (or not: it was new).
 void CountOutput(bool recycled);
 
+/// A tensor of another task that was fetched, or one of ours that was offered to that task.
+enum class Way { kFetched, kOffered };
+/// `backend`: how it came; empty for one that was offered. Threads: any.
+void CountTensor(const std::string& task, const std::string& backend, Way way, std::size_t bytes);
+
 /// {"groups": [{name, rank, ranks, operations, …, peers}], "collectives": totals,
 ///  "fallbacks": {reason: count}, "outputs": {recycled, new},
-///  "tensors": {offered, bytes_offered, fetched, bytes_fetched, held, expired}}
+///  "tensors": {offered, bytes_offered, fetched, bytes_fetched, held, expired,
+///              tasks: {task: {backend, fetched, bytes_fetched, offered, bytes_offered}}}}
 std::string StatsJson();
 
 }  // namespace arcflow::tf

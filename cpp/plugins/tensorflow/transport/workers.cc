@@ -1,50 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-// Workers: requests for tensors say that we can fetch; answers are tickets; tickets are fetched.
+// The worker whose tensors others fetch: cards, and tickets in answers.
 #include "plugins/tensorflow/transport/workers.h"
 
-#include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "arcflow/transport/depot.h"
-#include "plugins/tensorflow/status.h"
-#include "plugins/tensorflow/transport/groups.h"
 #include "plugins/tensorflow/transport/stats.h"
+#include "tensorflow/core/common_runtime/buf_rendezvous.h"
 #include "tensorflow/core/common_runtime/device.h"
+#include "tensorflow/core/common_runtime/device_mgr.h"
 #include "tensorflow/core/distributed_runtime/call_options.h"
 #include "tensorflow/core/distributed_runtime/rendezvous_mgr_interface.h"
 #include "tensorflow/core/distributed_runtime/rpc/grpc_tensor_coding.h"
-#include "tensorflow/core/distributed_runtime/tensor_coding.h"
-#include "tensorflow/core/distributed_runtime/worker_cache_wrapper.h"
+#include "tensorflow/core/framework/collective.h"
 #include "tensorflow/core/framework/step_stats.pb.h"
+#include "tensorflow/core/lib/core/threadpool.h"
+#include "tensorflow/core/protobuf/transport_options.pb.h"
 #include "tensorflow/core/protobuf/worker.pb.h"
+#include "tensorflow/core/util/device_name_utils.h"
 
 namespace arcflow::tf {
 namespace {
 
+using tensorflow::BufRendezvous;
 using tensorflow::CallOptions;
+using tensorflow::Rendezvous;
 using tensorflow::StatusCallback;
 using tensorflow::Tensor;
-using transport::Depot;
 
-// In RecvTensorRequest: the name of the depot that asks. In the answer: a ticket.
-constexpr char kTensorUrl[] = "arcflow/tensor/1";
-constexpr double kReachSeconds = 20;
-constexpr std::size_t kLeastBytes = 64 << 10;  // what is smaller travels in the answer
-
-bool Fetchable(const Tensor& tensor) {
-  return tensor.TotalBytes() >= kLeastBytes && tensorflow::DataTypeCanUseMemcpy(tensor.dtype());
+std::string TaskOf(const std::string& device) {
+  std::string task;
+  std::string rest;
+  tensorflow::DeviceNameUtils::SplitDeviceName(device, &task, &rest);
+  return task;
 }
-
-// ---- whose tensors they are ----
 
 class Worker : public tensorflow::GrpcWorker {
  public:
   Worker(tensorflow::WorkerEnv* env, const tensorflow::ConfigProto& config,
          std::shared_ptr<const Identity> identity)
-      : GrpcWorker(env, config), identity_(std::move(identity)) {}
+      : GrpcWorker(env, config),
+        // TensorFlow's cache of answers would keep tickets that were used.
+        gives_tickets_(identity->depot != nullptr && !config.rpc_options().cache_rpc_response()),
+        identity_(std::move(identity)) {}
 
   void LoggingAsync(const tensorflow::LoggingRequest* request,
                     tensorflow::LoggingResponse* response, StatusCallback done) override {
@@ -59,245 +59,122 @@ class Worker : public tensorflow::GrpcWorker {
 
   void GrpcRecvTensorAsync(CallOptions* options, const tensorflow::RecvTensorRequest* request,
                            ::grpc::ByteBuffer* response, StatusCallback done) override {
-    tensorflow::Rendezvous::ParsedKey key;
+    Rendezvous::ParsedKey key;
     tensorflow::Device* device = nullptr;
-    const bool asked = request->transport_options().type_url() == kTensorUrl;
-    if (!asked || identity_->depot == nullptr ||
-        !tensorflow::Rendezvous::ParseKey(request->rendezvous_key(), &key).ok() ||
+    if (!gives_tickets_ || request->transport_options().type_url() != kTicketUrl ||
+        !Rendezvous::ParseKey(request->rendezvous_key(), &key).ok() ||
         !PrepareRecvTensor(key, &device).ok() || device->device_type() != "CPU") {
       return GrpcWorker::GrpcRecvTensorAsync(options, request, response, std::move(done));
     }
     const absl::Status unique = recent_request_ids_.TrackUnique(
         request->request_id(), "RecvTensor (arcflow::tf::Worker)", *request);
     if (!unique.ok()) return done(unique);
-    const std::int64_t step = request->step_id();
-    options->SetCancelCallback([this, step] { AbortStep(step); });  // as TensorFlow's does
     const std::string peer = request->transport_options().value();
+    const std::string task = TaskOf(std::string(key.dst_device));
+    // As in TensorFlow, a call that is cancelled does not end the step: the caller does that.
     env_->rendezvous_mgr->RecvLocalAsync(
-        step, key,
-        [this, options, response, peer, done](
-            const absl::Status& status, const tensorflow::Rendezvous::Args&,
-            const tensorflow::Rendezvous::Args&, const Tensor& tensor, bool dead) {
-          options->ClearCancelCallback();
-          done(status.ok() ? Answer(tensor, dead, peer, response) : status);
+        request->step_id(), key,
+        [this, response, peer, task, done](const absl::Status& status, const Rendezvous::Args&,
+                                           const Rendezvous::Args&, const Tensor& tensor,
+                                           bool dead) {
+          done(status.ok() ? Answer(tensor, dead, peer, task, response) : status);
         });
+  }
+
+  void RecvBufAsync(CallOptions* options, const tensorflow::RecvBufRequest* request,
+                    tensorflow::RecvBufResponse* response, StatusCallback done) override {
+    tensorflow::Device* device = nullptr;
+    if (!gives_tickets_ || request->transport_options().type_url() != kTicketUrl ||
+        !env_->device_mgr->LookupDevice(request->src_device(), &device).ok() ||
+        device->device_type() != "CPU") {
+      return GrpcWorker::RecvBufAsync(options, request, response, std::move(done));
+    }
+    const absl::Status unique = recent_request_ids_.TrackUnique(
+        request->request_id(), "RecvBuf (arcflow::tf::Worker)", *request);
+    if (!unique.ok()) return done(unique);
+    tensorflow::CollectiveExecutor::Handle executor(
+        env_->collective_executor_mgr->FindOrCreate(request->step_id()), true);
+    executor.get()->remote_access()->buf_rendezvous()->ConsumeBuf(
+        request->buf_rendezvous_key(), request->src_device(), request->src_incarnation(),
+        [this, request, response, done](const absl::Status& status, BufRendezvous::Hook* hook) {
+          done(status.ok() ? Answer(hook, *request, response) : status);
+        },
+        nullptr);
   }
 
  private:
   absl::Status Answer(const Tensor& tensor, bool dead, const std::string& peer,
-                      ::grpc::ByteBuffer* response) {
+                      const std::string& task, ::grpc::ByteBuffer* response) {
     if (!dead && Fetchable(tensor)) {
       auto hold = std::make_shared<const Tensor>(tensor);
-      const auto ticket = identity_->depot->Offer(
-          {static_cast<const std::byte*>(hold->data()), hold->TotalBytes()}, hold, peer);
-      if (ticket.ok()) {
+      const std::span bytes(static_cast<const std::byte*>(hold->data()), hold->TotalBytes());
+      if (const auto ticket = Offer(bytes, hold, peer, task)) {
         tensorflow::RecvTensorResponse answer;
         answer.mutable_tensor()->set_dtype(tensor.dtype());
         tensor.shape().AsProto(answer.mutable_tensor()->mutable_tensor_shape());
-        answer.mutable_transport_options()->set_type_url(kTensorUrl);
+        answer.mutable_transport_options()->set_type_url(kTicketUrl);
         answer.mutable_transport_options()->set_value(*ticket);
         tensorflow::grpc::EncodeRecvTensorResponseToByteBuffer(answer, response);
         return absl::OkStatus();
       }
-      CountFallback("tensors: " + std::string(ticket.status().message()));
     }
     return tensorflow::grpc::EncodeTensorToByteBuffer(dead, tensor, false, response);
   }
 
-  const std::shared_ptr<const Identity> identity_;
-};
-
-// ---- who fetches them ----
-
-/// Whether tensors of a task can be fetched: found out once, in the background; until then, and
-/// when not, they come by gRPC.
-class Roads {
- public:
-  Roads(tensorflow::WorkerCacheInterface* workers, std::shared_ptr<const Identity> identity)
-      : workers_(workers), identity_(std::move(identity)) {}
-
-  static bool Open(const std::shared_ptr<Roads>& roads, const std::string& task) {
-    const std::lock_guard lock(roads->mutex_);
-    const auto [at, first] = roads->open_.try_emplace(task, false);
-    if (first) {
-      tensorflow::Env::Default()->SchedClosure([roads, task] { roads->Find(task); });
+  absl::Status Answer(BufRendezvous::Hook* hook, const tensorflow::RecvBufRequest& request,
+                      tensorflow::RecvBufResponse* response) {
+    if (hook == nullptr) return absl::InternalError("a buffer without its owner");
+    // What waits for the buffer's end computes, which no thread of the transport should.
+    const std::shared_ptr<BufRendezvous::Hook> hold(
+        hook, [pool = env_->compute_pool](BufRendezvous::Hook* used) {
+          pool->Schedule([used] { BufRendezvous::DoneWithHook(used); });
+        });
+    const Tensor& value = *hook->prod_value;
+    if (!tensorflow::DataTypeCanUseMemcpy(value.dtype())) {
+      return absl::InternalError("a buffer that is not plain memory");
     }
-    return at->second;
-  }
-  /// The cache of workers is about to go.
-  void Close() {
-    const std::lock_guard lock(asking_);
-    workers_ = nullptr;
-  }
-
- private:
-  void Find(const std::string& task) {
-    const std::lock_guard alone(asking_);
-    if (workers_ == nullptr) return;
-    std::optional<Card> card;
-    std::string why;
-    if (const absl::Status asked = AskForCard(workers_, task, &card); !asked.ok()) {
-      why = std::string(asked.message());
-    } else {
-      why = WhyNotFetched(card, identity_->card).value_or("");
+    const auto* const data = static_cast<const std::byte*>(value.data());
+    if (Fetchable(value)) {
+      const auto ticket = Offer({data, value.TotalBytes()}, hold,
+                                request.transport_options().value(), TaskOf(request.dst_device()));
+      if (ticket) {
+        response->mutable_transport_options()->set_type_url(kTicketUrl);
+        response->mutable_transport_options()->set_value(*ticket);
+        return absl::OkStatus();
+      }
     }
-    if (why.empty()) {
-      const Status reached =
-          identity_->depot->Reach(card->depot, Deadline::AfterSeconds(kReachSeconds));
-      why = std::string(reached.message());
+    tensorflow::RecvBufRespExtra extra;
+    extra.add_tensor_content(reinterpret_cast<const char*>(data), value.TotalBytes());
+    response->mutable_transport_options()->PackFrom(extra);
+    return absl::OkStatus();
+  }
+
+  std::optional<std::string> Offer(std::span<const std::byte> bytes,
+                                   std::shared_ptr<const void> hold, const std::string& peer,
+                                   const std::string& task) {
+    const auto ticket = identity_->depot->Offer(bytes, std::move(hold), peer);
+    if (!ticket.ok()) {
+      CountFallback("tensors for " + task + ": " + std::string(ticket.status().message()));
+      return std::nullopt;
     }
-    if (!why.empty()) return CountFallback("tensors of " + task + ": " + why);
-    const std::lock_guard lock(mutex_);
-    open_[task] = true;
+    CountTensor(task, "", Way::kOffered, bytes.size());
+    return *ticket;
   }
 
-  std::mutex asking_;
-  tensorflow::WorkerCacheInterface* workers_;
+  const bool gives_tickets_;
   const std::shared_ptr<const Identity> identity_;
-  std::mutex mutex_;
-  std::map<std::string, bool> open_;
-};
-
-class RemoteWorker : public tensorflow::WorkerInterface {
- public:
-  RemoteWorker(tensorflow::WorkerInterface* inner, std::string task, std::shared_ptr<Roads> roads,
-               std::shared_ptr<const Identity> identity)
-      : inner_(inner),
-        task_(std::move(task)),
-        roads_(std::move(roads)),
-        identity_(std::move(identity)) {}
-  ~RemoteWorker() override = default;
-  tensorflow::WorkerInterface* inner() const { return inner_; }
-
-  void RecvTensorAsync(CallOptions* options, const tensorflow::RecvTensorRequest* request,
-                       tensorflow::TensorResponse* response, StatusCallback done) override {
-    const bool host =
-        response->device() != nullptr && response->device()->attributes().device_type() == "CPU";
-    if (!host || !Roads::Open(roads_, task_)) {
-      return inner_->RecvTensorAsync(options, request, response, std::move(done));
-    }
-    auto ours = std::make_shared<tensorflow::RecvTensorRequest>(*request);
-    ours->mutable_transport_options()->set_type_url(kTensorUrl);
-    ours->mutable_transport_options()->set_value(identity_->depot->name());
-    const auto identity = identity_;
-    inner_->RecvTensorAsync(options, ours.get(), response, [=](const absl::Status& status) mutable {
-      ours.reset();
-      const auto& road = response->metadata().transport_options();
-      if (!status.ok() || road.type_url() != kTensorUrl) return done(status);
-      Fetch(*identity->depot, options, response, std::move(done));
-    });
-  }
-
-#define ARC_FORWARD3(name)                                                                       \
-  void name##Async(const tensorflow::name##Request* request, tensorflow::name##Response* answer, \
-                   StatusCallback done) override {                                               \
-    inner_->name##Async(request, answer, std::move(done));                                       \
-  }
-#define ARC_FORWARD4(name)                                                             \
-  void name##Async(CallOptions* options, const tensorflow::name##Request* request,     \
-                   tensorflow::name##Response* answer, StatusCallback done) override { \
-    inner_->name##Async(options, request, answer, std::move(done));                    \
-  }
-  ARC_FORWARD3(CreateWorkerSession)
-  ARC_FORWARD4(DeleteWorkerSession)
-  ARC_FORWARD3(RegisterGraph)
-  ARC_FORWARD3(DeregisterGraph)
-  ARC_FORWARD4(RunGraph)
-  ARC_FORWARD3(CleanupGraph)
-  ARC_FORWARD3(CleanupAll)
-  ARC_FORWARD3(Logging)
-  ARC_FORWARD3(Tracing)
-  ARC_FORWARD4(RecvBuf)
-  ARC_FORWARD4(CompleteGroup)
-  ARC_FORWARD4(CompleteInstance)
-  ARC_FORWARD3(GetStepSequence)
-#undef ARC_FORWARD3
-#undef ARC_FORWARD4
-  void GetStatusAsync(CallOptions* options, const tensorflow::GetStatusRequest* request,
-                      tensorflow::GetStatusResponse* answer, bool fail_fast,
-                      StatusCallback done) override {
-    inner_->GetStatusAsync(options, request, answer, fail_fast, std::move(done));
-  }
-  void RunGraphAsync(CallOptions* options, tensorflow::RunGraphRequestWrapper* request,
-                     tensorflow::MutableRunGraphResponseWrapper* answer,
-                     StatusCallback done) override {
-    inner_->RunGraphAsync(options, request, answer, std::move(done));
-  }
-  tensorflow::MutableRunGraphRequestWrapper* CreateRunGraphRequest() override {
-    return inner_->CreateRunGraphRequest();
-  }
-  tensorflow::MutableRunGraphResponseWrapper* CreateRunGraphResponse() override {
-    return inner_->CreateRunGraphResponse();
-  }
-
- private:
-  /// TensorFlow has made the tensor from the answer's type and shape; its bytes come now.
-  static void Fetch(Depot& depot, CallOptions* options, tensorflow::TensorResponse* response,
-                    StatusCallback done) {
-    auto fetch = std::make_shared<Depot::Fetch>();
-    // Not on the thread that cancels: it holds the lock that ClearCancelCallback takes.
-    options->SetCancelCallback(
-        [fetch] { tensorflow::Env::Default()->SchedClosure([fetch] { fetch->Cancel(); }); });
-    const Tensor tensor = response->tensor();
-    const std::span<std::byte> into(static_cast<std::byte*>(tensor.data()), tensor.TotalBytes());
-    depot.Start(fetch, response->metadata().transport_options().value(), into,
-                [options, tensor, done = std::move(done)](const Status& status) {
-                  // What follows may compute, and a thread of the transport serves others.
-                  tensorflow::Env::Default()->SchedClosure([options, done, status] {
-                    options->ClearCancelCallback();
-                    done(ToTf(status.WithContext("arcflow: a tensor of another task")));
-                  });
-                });
-  }
-
-  tensorflow::WorkerInterface* const inner_;
-  const std::string task_;
-  const std::shared_ptr<Roads> roads_;
-  const std::shared_ptr<const Identity> identity_;
-};
-
-class WorkerCache : public tensorflow::WorkerCacheWrapper {
- public:
-  WorkerCache(tensorflow::WorkerCacheInterface* inner, tensorflow::WorkerInterface* own,
-              std::shared_ptr<const Identity> identity)
-      : WorkerCacheWrapper(inner),
-        inner_(inner),
-        own_(own),
-        identity_(std::move(identity)),
-        roads_(std::make_shared<Roads>(inner, identity_)) {}
-  ~WorkerCache() override { roads_->Close(); }
-
-  tensorflow::WorkerInterface* GetOrCreateWorker(const std::string& target) override {
-    tensorflow::WorkerInterface* const worker = inner_->GetOrCreateWorker(target);
-    if (worker == nullptr || worker == own_) return worker;
-    return new RemoteWorker(worker, target, roads_, identity_);
-  }
-  void ReleaseWorker(const std::string& target, tensorflow::WorkerInterface* worker) override {
-    auto* const remote = dynamic_cast<RemoteWorker*>(worker);
-    inner_->ReleaseWorker(target, remote == nullptr ? worker : remote->inner());
-    delete remote;
-  }
-
- private:
-  const std::unique_ptr<tensorflow::WorkerCacheInterface> inner_;
-  tensorflow::WorkerInterface* const own_;
-  const std::shared_ptr<const Identity> identity_;
-  const std::shared_ptr<Roads> roads_;
 };
 
 }  // namespace
+
+bool Fetchable(const Tensor& tensor) {
+  return tensor.TotalBytes() >= kLeastFetched && tensorflow::DataTypeCanUseMemcpy(tensor.dtype());
+}
 
 std::unique_ptr<tensorflow::GrpcWorker> NewWorker(tensorflow::WorkerEnv* env,
                                                   const tensorflow::ConfigProto& config,
                                                   std::shared_ptr<const Identity> identity) {
   return std::make_unique<Worker>(env, config, std::move(identity));
-}
-
-tensorflow::WorkerCacheInterface* NewWorkerCache(tensorflow::WorkerCacheInterface* inner,
-                                                 tensorflow::WorkerInterface* own,
-                                                 std::shared_ptr<const Identity> identity) {
-  if (identity->depot == nullptr) return inner;
-  return new WorkerCache(inner, own, std::move(identity));
 }
 
 }  // namespace arcflow::tf

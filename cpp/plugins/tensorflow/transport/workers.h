@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "plugins/tensorflow/transport/identity.h"
 #include "tensorflow/core/distributed_runtime/rpc/grpc_worker_service.h"
 #include "tensorflow/core/distributed_runtime/worker_cache.h"
 #include "tensorflow/core/distributed_runtime/worker_env.h"
+#include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/protobuf/config.pb.h"
 
 namespace arcflow::tf {
@@ -16,16 +18,26 @@ namespace arcflow::tf {
 /// server answers that it has no log of it.
 inline constexpr std::int64_t kCardStep = 0x4152434643415244;
 
+/// Type of the transport_options. In a request: the name of the depot that asks. In the answer: a
+/// ticket; for a tensor its type and shape stand beside it.
+inline constexpr char kTicketUrl[] = "arcflow/ticket/1";
+
+/// What is smaller travels in TensorFlow's answer, as do types that are not plain memory.
+inline constexpr std::size_t kLeastFetched = 64 << 10;
+bool Fetchable(const tensorflow::Tensor& tensor);
+
 /// A server's own worker: tells who asks that we are here, and answers a request for a large tensor
-/// with a ticket, when the one who asks can fetch (transport::Depot).
+/// or buffer in the host's memory with a ticket, when the one who asks can fetch
+/// (transport::Depot).
 std::unique_ptr<tensorflow::GrpcWorker> NewWorker(tensorflow::WorkerEnv* env,
                                                   const tensorflow::ConfigProto& config,
                                                   std::shared_ptr<const Identity> identity);
 
-/// `inner` with workers that say so, and fetch. `own` is the server's and stays as it is. Takes
-/// `inner`; the caller owns the answer.
+/// `inner` with workers that say so, and fetch. `own` is the server's and stays as it is; `env` is
+/// the server's too. Takes `inner`; the caller owns the answer.
 tensorflow::WorkerCacheInterface* NewWorkerCache(tensorflow::WorkerCacheInterface* inner,
                                                  tensorflow::WorkerInterface* own,
+                                                 const tensorflow::WorkerEnv* env,
                                                  std::shared_ptr<const Identity> identity);
 
 }  // namespace arcflow::tf
