@@ -24,16 +24,16 @@ def serve(link: Any, config: Mapping[str, Any]) -> None:
     """
     import tensorflow as tf
 
-    if config.get("feeds"):
-        from .tf import ops
+    from .tf import ops, transport
 
+    if config.get("feeds"):
         ops.load()
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     server = tf.distribute.Server(
         resolver.cluster_spec(),
         job_name=config["role"],
         task_index=int(config["index"]),
-        protocol="grpc",
+        protocol=transport.prepare(),
         start=True,
     )
     link.barrier(EXIT_BARRIER, b"", FOREVER_S)

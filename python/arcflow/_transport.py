@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import InvalidArgumentError, UnimplementedError
+from .errors import InvalidArgumentError
 
 MODES = ("auto", "shm", "tcp", "rdma", "grpc")
 # TensorFlow's server protocol for each mode; "grpc" is TensorFlow's own.
@@ -19,6 +19,8 @@ _PROTOCOLS = {
     "grpc": "grpc",
 }
 
+_REPORTED = ("collectives", "outputs", "tensors", "fallbacks")
+
 _settings: dict[str, Any] | None = None
 
 
@@ -29,16 +31,9 @@ def check_mode(mode: str) -> str:
     ------
     InvalidArgumentError
         It is none of `MODES`.
-    UnimplementedError
-        This version cannot move tensors so.
     """
     if mode not in MODES:
         raise InvalidArgumentError(f"transport={mode!r} is not one of {MODES}")
-    if mode == "rdma":
-        raise UnimplementedError(
-            "transport='rdma': this version moves tensors by shared memory within a host and by "
-            "TCP between hosts; use transport='auto', or 'tcp' for TCP alone"
-        )
     return mode
 
 
@@ -58,7 +53,9 @@ def remember(config: Mapping[str, Any]) -> None:
     }
 
 
-def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
+def use(
+    mode: str, secret: str, run_id: str = "", cluster: Any = None, rdma_backend: str = "rdma"
+) -> None:
     """Set what `remember` takes from a node's configuration, in a process that is no node.
 
     Parameters
@@ -69,6 +66,9 @@ def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
         Hexadecimal, at least 32 digits, the same in all processes.
     run_id, cluster
         As in `Context`.
+    rdma_backend
+        For tests on machines without an RDMA device: ``"ucx"`` has mode ``"rdma"`` go by UCX over
+        whatever UCX finds. No setting of a run reaches it.
     """
     global _settings
     _settings = {
@@ -77,6 +77,7 @@ def use(mode: str, secret: str, run_id: str = "", cluster: Any = None) -> None:
         "ports": [0, 0],
         "run_id": run_id,
         "cluster": cluster,
+        "rdma_backend": rdma_backend,
     }
 
 
@@ -104,7 +105,9 @@ def report() -> dict[str, Any]:
     dict
         ``mode``, ``protocol``; ``pairs``: for each other rank its ``backend``, and the bytes
         ``sent`` and ``received``; ``collectives``: counters; ``outputs``: how many large outputs
-        came from recycled memory; ``fallbacks``: why TensorFlow's own transport ran, and how often.
+        came from recycled memory; ``tensors``: how many of other tasks were fetched and how many
+        of this one's offered, with their bytes, in all and by task; ``fallbacks``: why TensorFlow's
+        own transport ran, and how often.
     """
     mode = _settings["mode"] if _settings else "grpc"
     answer: dict[str, Any] = {"mode": mode, "protocol": protocol(), "pairs": {}}
@@ -115,7 +118,7 @@ def report() -> dict[str, Any]:
     stats = module.stats() if module is not None else None
     if stats is None:
         return answer
-    answer.update({name: stats[name] for name in ("collectives", "outputs", "fallbacks")})
+    answer.update({name: stats[name] for name in _REPORTED})
     for group in stats["groups"]:
         for peer in group["peers"]:
             rank = _rank_of(peer["task"])

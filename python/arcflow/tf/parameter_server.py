@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from .. import errors
+from . import transport
 
 
 class ServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -80,7 +81,9 @@ def server_strategy(variable_partitioner: Any = None) -> Any:
         The strategy has been made with another one.
     """
     if not _made:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(
+            rpc_layer=transport.prepare()
+        )
         _made["strategy"] = ServerStrategy(resolver, variable_partitioner)
         _made["partitioner"] = variable_partitioner
     elif variable_partitioner not in (None, _made["partitioner"]):

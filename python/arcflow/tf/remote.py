@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tensorflow as tf
 
 from .. import errors
+from . import transport
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -27,7 +28,7 @@ def connect(ctx: Context) -> None:
         return
     cluster = {role: who for role, who in ctx.cluster.items() if role != "evaluator"}
     tf.config.experimental_connect_to_cluster(
-        tf.train.ClusterSpec(cluster), job_name="chief", task_index=0, protocol="grpc"
+        tf.train.ClusterSpec(cluster), job_name="chief", task_index=0, protocol=transport.prepare()
     )
     _connected.update(cluster)
 

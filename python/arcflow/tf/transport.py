@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,14 @@ def prepare() -> str:
     settings = _transport.settings()
     if settings is None or settings["mode"] == "grpc":
         return "grpc"
-    wanted = {name: settings[name] for name in ("mode", "secret", "run_id", "ports")}
+    names = ("mode", "secret", "run_id", "ports", "rdma_backend")
+    wanted = {name: settings[name] for name in names if name in settings}
     try:
         _library()
     except errors.UnimplementedError as missing:
         if settings["mode"] != "auto":
             raise
-        warnings.warn(f"collectives go by TensorFlow's gRPC: {missing}", stacklevel=2)
+        warnings.warn(f"tensors go by TensorFlow's gRPC: {missing}", stacklevel=2)
         _transport.do_without(str(missing))
         return "grpc"
     error = ctypes.create_string_buffer(_ERROR_BYTES)
@@ -90,6 +92,9 @@ def prepare() -> str:
     )
     if code:
         raise errors.InvalidArgumentError(error.value.decode(errors="replace"))
+    # Else TensorFlow copies what goes from a driver to a server into the request. Then the server
+    # asks for it, as for all other tensors. Read when the driver connects.
+    os.environ.setdefault("TF_EAGER_REMOTE_USE_SEND_TENSOR_RPC", "0")
     return _transport.protocol()
 
 

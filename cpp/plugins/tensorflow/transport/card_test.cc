@@ -139,6 +139,8 @@ TEST(SettingsTest, AreReadFromJson) {
   EXPECT_EQ(settings->last_port, 40100);
   EXPECT_FALSE(ParseSettings(R"({"mode":"tcp","ports":"x","secret":")" + secret + R"("})").ok());
   EXPECT_FALSE(ParseSettings(R"({"mode":"pigeon","secret":")" + secret + R"("})").ok());
+  EXPECT_EQ(settings->rdma_backend, "rdma");
+  EXPECT_FALSE(ParseSettings(R"({"rdma_backend":"tcp","secret":")" + secret + R"("})").ok());
   EXPECT_FALSE(ParseSettings(R"({"secret":"aa"})").ok());
 }
 

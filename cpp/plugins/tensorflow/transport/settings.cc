@@ -57,6 +57,9 @@ Result<Settings> ParseSettings(const std::string& text) {
   } catch (const nlohmann::json::exception& error) {
     return InvalidArgument(std::string("transport settings: ") + error.what());
   }
+  if (settings.rdma_backend != "rdma" && settings.rdma_backend != "ucx") {
+    return InvalidArgument("rdma_backend='" + settings.rdma_backend + "' is not rdma or ucx");
+  }
   constexpr std::array<std::string_view, 5> kModes = {"auto", "shm", "tcp", "rdma", "grpc"};
   if (std::find(kModes.begin(), kModes.end(), settings.mode) == kModes.end()) {
     return InvalidArgument("transport='" + settings.mode + "' is not auto, shm, tcp, rdma or grpc");
