@@ -196,44 +196,13 @@ def everything(folder: str) -> dict[str, Any]:
     }
 
 
-def _read_in_a_loop(seen: list[tuple[str, str, float]], started: threading.Event) -> None:
-    import tensorflow as tf
-
-    with tf.device(OWNER):
-        variable = tf.Variable(tf.zeros([8 << 20]))
-
-    @tf.function
-    def read() -> Any:
-        with tf.device(USER):
-            return tf.reduce_sum(tf.identity(variable.read_value()))
-
-    read()
-    started.set()
-    try:
-        while True:
-            read()
-    except tf.errors.OpError as error:
-        seen.append((type(error).__name__, str(error), time.monotonic()))
+def and_then_the_owner_dies(folder: str) -> dict[str, Any]:
+    """All of it in one cluster: starting TensorFlow is what takes time."""
+    found = {**everything(folder), "cancelled": cancelled()}
+    return {**found, "killed": killed(folder)}
 
 
-def killed(folder: str) -> dict[str, Any]:
-    """The owner of a variable dies while another task reads it again and again."""
-    seen: list[tuple[str, str, float]] = []
-    started = threading.Event()
-
-    def kill() -> None:
-        started.wait()
-        time.sleep(0.5)
-        _kill(folder, 1)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    _read_in_a_loop(seen, started)
-    killer.join()
-    return {"error": seen[0][:2]}
-
-
-def cancelled(folder: str) -> dict[str, Any]:
+def cancelled() -> dict[str, Any]:
     """Functions are cancelled at many points of their reads; afterwards all is as it was."""
     import tensorflow as tf
     from tensorflow.python.eager import cancellation
@@ -261,6 +230,68 @@ def cancelled(folder: str) -> dict[str, Any]:
         timer.join()
         names[name] = names.get(name, 0) + 1
     return {"names": names, "equal": float(read()) == want}
+
+
+def killed(folder: str) -> dict[str, Any]:
+    """The owner of a variable dies while the driver and another task read it again and again."""
+    import tensorflow as tf
+
+    with tf.device(OWNER):
+        variable = tf.Variable(tf.zeros([8 << 20]))
+
+    @tf.function
+    def read() -> Any:
+        with tf.device(OWNER):
+            value = variable.read_value()
+        with tf.device(USER):
+            return value, tf.reduce_sum(tf.identity(value))
+
+    died = [0.0]
+
+    def kill() -> None:
+        _kill(folder, 1)
+        died[0] = time.monotonic()
+
+    killer = threading.Timer(1.0, kill)
+    reads = -1
+    try:
+        while True:
+            read()[0].numpy()
+            reads += 1
+            if reads == 0:
+                killer.start()
+    except tf.errors.OpError as error:
+        seen = type(error).__name__, str(error)
+        late = time.monotonic() - died[0]
+    killer.join()
+    return {"error": seen, "reads": reads, "late": late}
+
+
+def some(folder: str) -> dict[str, Any]:
+    return {"variables": variables(folder), "functions": functions(folder)}
+
+
+def buffers(modes: list[str], count: int) -> dict[str, Any]:
+    """An all-reduce that TensorFlow runs, because one of its ranks speaks gRPC only."""
+    import tensorflow as tf
+
+    role, index = _task()
+    rank = 0 if role == "chief" else index + 1
+    _start(modes[rank])
+    from arcflow.tf import ClusterStrategy
+
+    strategy = ClusterStrategy()
+
+    @tf.function
+    def step(x: Any) -> Any:
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
+            args=(x,),
+        )
+
+    base = tf.cast(tf.range(count) % 1009, tf.float32)
+    values = [_crc(step(base * (rank + 1.0) + float(i))) for i in range(3)]
+    return {"values": values, "report": _settled()}
 
 
 def refused(**options: Any) -> tuple[str, str]:

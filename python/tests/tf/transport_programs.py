@@ -27,9 +27,10 @@ GROUP = 777
 
 @functools.cache
 def start(mode: str = "auto", run_id: str = "test") -> tuple[Any, int, int]:
-    """The strategy, rank and number of ranks; a process has one."""
+    """The strategy, rank and number of ranks; a process has one. "rdma:ucx": over what UCX finds."""
     cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
-    _transport.use(mode, SECRET, run_id, cluster)
+    mode, _, backend = mode.partition(":")
+    _transport.use(mode, SECRET, run_id, cluster, rdma_backend=backend or "rdma")
     from arcflow.tf import ClusterStrategy
 
     strategy = ClusterStrategy()
