@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := build/venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples test rdma-test bench chaos lint format tidy fuzz wheel install develop clean distclean
+.PHONY: help setup demo examples test rdma-test bench transports chaos lint format tidy fuzz wheel install develop clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t' -l 2 2>/dev/null || grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/
 
 examples: develop  ## every example on small data, both ways of reading (minutes; `make test` runs the short ones)
 	@$(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py python/tests/tf/test_placing.py
+
+transports: develop  ## every test of how tensors travel between TensorFlow processes (minutes; `pytest` runs most of them)
+	@ARCFLOW_ALL_TRANSPORTS=1 $(PY) -m pytest -q python/tests/test_transport.py python/tests/tf/test_transport.py python/tests/tf/test_tensors.py
 
 chaos: install  ## the fault table: every victim, fault and stage (as root; about an hour); writes build/bench/chaos.json
 	@$(INSTALLED) bench/chaos/run.py --output build/bench/chaos.json

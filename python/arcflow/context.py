@@ -358,8 +358,9 @@ class Context(_side_node.LiveNode, Strategies):
         dict
             ``mode`` and TensorFlow's ``protocol``; ``pairs``: ``backend``, bytes ``sent`` and
             ``received`` for each other rank that shares memory with this one; once a strategy was
-            made also ``collectives`` (counters), ``outputs``, and ``fallbacks``: why and how often
-            TensorFlow's own transport ran instead.
+            made also ``collectives`` (counters), ``outputs``, ``tensors`` (of other tasks, fetched,
+            and of this one, offered), and ``fallbacks``: why and how often TensorFlow's own
+            transport ran instead.
         """
         from . import _transport
 

@@ -121,7 +121,11 @@ class TestOnSpark:
             (tmp_path / f"{number}.txt").write_text(lines + "\n")
         data = {"train": linear(spark, 160), "validation": linear(spark, 80)}
         with Cluster(spark, size=3, ps=1, progress=False, start_timeout=300) as cluster:
-            result = cluster.run(train, data=data, args=str(tmp_path)).values[0]
+            run = cluster.run(train, data=data, args=str(tmp_path))
+        (chief,) = [report for report in run.metrics["transport"] if report]
+        assert chief["protocol"] == "grpc+arc"
+        assert chief["fallbacks"] == {}
+        result = run.values[0]
         history = result["history"]
         assert sorted(history) == ["loss", "mae", "val_loss", "val_mae"]
         assert len(history["loss"]) == 4

@@ -166,9 +166,9 @@ class TestOnSpark:
         assert second == first
         assert "gradient_accumulation_steps=7" in refused
 
-    def test_rdma_says_why_it_cannot_be_had(self, spark):
-        with pytest.raises(errors.UnimplementedError, match="transport='rdma'"):
-            cli.cluster(spark, parsed("--cluster_size", "2", "--rdma"))
+    def test_rdma_is_the_clusters_transport(self, spark):
+        with cli.cluster(spark, parsed("--cluster_size", "2", "--rdma"), progress=False) as cluster:
+            assert cluster._options.transport == "rdma"
 
     def test_what_the_program_says_wins_over_flags(self, spark):
         with cli.cluster(spark, parsed("--cluster_size", "4"), size=1, progress=False) as cluster:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import cloudpickle
@@ -23,15 +24,15 @@ def _forget():
 def test_modes_that_cannot_be_are_refused():
     with pytest.raises(errors.InvalidArgumentError, match="is not one of"):
         _transport.check_mode("carrier pigeon")
-    with pytest.raises(errors.UnimplementedError, match="use transport='auto'"):
-        _transport.check_mode("rdma")  # an error, never something else in its place
-    for mode in ("auto", "shm", "tcp", "grpc"):
+    for mode in ("auto", "shm", "tcp", "rdma", "grpc"):
         assert _transport.check_mode(mode) == mode
 
 
 def test_the_protocol_follows_the_setting():
     assert _transport.protocol() == "grpc"
-    protocols = {"auto": "grpc+arc", "shm": "grpc+arc", "tcp": "grpc+arc", "grpc": "grpc"}
+    protocols = {
+        "auto": "grpc+arc", "shm": "grpc+arc", "tcp": "grpc+arc", "rdma": "grpc_rdma", "grpc": "grpc",
+    }  # fmt: skip
     for mode, protocol in protocols.items():
         _transport.use(mode, "00" * 32)
         assert _transport.protocol() == protocol
@@ -108,6 +109,13 @@ def test_a_run_tells_what_each_pair_used(spark, mode, backend):
 
 
 @on("local")
-def test_a_cluster_refuses_what_this_version_has_not(spark):
-    with pytest.raises(errors.UnimplementedError):
-        Cluster(spark, size=2, transport="rdma")
+@pytest.mark.tf
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("leftovers")
+@pytest.mark.skipif(os.path.isdir("/sys/class/infiniband"), reason="this machine has RDMA")
+def test_rdma_where_there_is_none_is_an_error_that_says_so(spark):
+    with (
+        Cluster(spark, size=2, transport="rdma", progress=False, start_timeout=300) as cluster,
+        pytest.raises(errors.NodeFailedError, match="there is no RDMA device|libucp"),
+    ):
+        cluster.run(reduce_something)

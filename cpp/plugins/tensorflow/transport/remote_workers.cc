@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "arcflow/transport/depot.h"
+#include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/roads.h"
 #include "plugins/tensorflow/transport/stats.h"
@@ -24,6 +25,8 @@ using tensorflow::CallOptions;
 using tensorflow::StatusCallback;
 using tensorflow::Tensor;
 using transport::Depot;
+
+constexpr std::size_t kRecycledBytes = 1 << 20;  // from here on
 
 /// What all workers of a cache share.
 struct Ends {
@@ -85,6 +88,19 @@ void Fetch(const Ends& ends, const std::string& task, const Road& road, CallOpti
           done(status.ok() ? absl::OkStatus() : ErrorOf(status, task, road.backend));
         });
       });
+}
+
+/// The tensor that TensorFlow has made by type and shape; one of some size over memory whose pages
+/// are there, for half of what a large tensor costs is new pages.
+Tensor TensorFor(tensorflow::TensorResponse* response) {
+  // The response is not const, and nothing has been written to its tensor.
+  auto& tensor = const_cast<Tensor&>(response->tensor());
+  if (tensor.TotalBytes() < kRecycledBytes) return tensor;
+  const auto buffer = RecycledMemory::Global().Take(tensor.TotalBytes());
+  if (buffer.data == nullptr) return tensor;
+  CountOutput(buffer.recycled);
+  tensor = RecycledTensor(buffer, tensor.TotalBytes(), tensor.dtype(), tensor.shape());
+  return tensor;
 }
 
 /// A tensor or buffer of some size came by gRPC all the same.
@@ -187,13 +203,13 @@ class RemoteWorker : public tensorflow::WorkerInterface {
     const auto arrived = [=, ends = ends_, task = task_](const absl::Status& status) {
       (void)ours;  // TensorFlow reads the request until it calls this
       if (!status.ok()) return done(status);
-      const Tensor& tensor = response->tensor();  // TensorFlow made it by type and shape
       const auto& ticket = response->metadata().transport_options();
       if (road.open && ticket.type_url() == kTicketUrl) {
+        const Tensor tensor = TensorFor(response);
         return Fetch(ends, task, road, options, ticket.value(),
                      {static_cast<std::byte*>(tensor.data()), tensor.TotalBytes()}, tensor, done);
       }
-      done(Fetchable(tensor) ? CameWhole(ends, task, road, asked) : status);
+      done(Fetchable(response->tensor()) ? CameWhole(ends, task, road, asked) : status);
     };
     inner_->RecvTensorAsync(options, ours ? ours.get() : request, response, arrived);
   }
