@@ -116,6 +116,6 @@ def test_a_run_tells_what_each_pair_used(spark, mode, backend):
 def test_rdma_where_there_is_none_is_an_error_that_says_so(spark):
     with (
         Cluster(spark, size=2, transport="rdma", progress=False, start_timeout=300) as cluster,
-        pytest.raises(errors.NodeFailedError, match="there is no RDMA device|libucp"),
+        pytest.raises(errors.NodeFailedError, match=r"there is no RDMA device|libucp"),
     ):
         cluster.run(reduce_something)

@@ -103,7 +103,8 @@ Result<std::unique_ptr<Depot>> Depot::Open(const ContextOptions& options,
     raw->OnRelease(from, bytes);
   });
   // The context's own end comes here too, when `raw->context` is null already.
-  raw->context->OnPeerDown([raw, context = raw->context.get()](const auto& endpoint, const Status&) {
+  raw->context->OnPeerDown([raw, context = raw->context.get()](const auto& endpoint,
+                                                               const Status&) {
     const NodeId gone = endpoint->peer();
     if (context->Find(gone) != nullptr) return;  // there is another connection
     (void)raw->TakeIf([&](std::uint64_t, const State::Held& each) { return each.peer == gone; });
@@ -140,8 +141,9 @@ Result<std::string> Depot::Offer(std::span<const std::byte> bytes, std::shared_p
   ARC_ASSIGN(const NodeId node, ReadName(peer));
   state_->DropLate();
   // Only read: the region is for reading.
-  ARC_ASSIGN(Region region, state_->context->Register(
-                                {const_cast<std::byte*>(bytes.data()), bytes.size()}, Access::kRead));
+  ARC_ASSIGN(Region region,
+             state_->context->Register({const_cast<std::byte*>(bytes.data()), bytes.size()},
+                                       Access::kRead));
   const std::string name_of_region = region.remote().Serialize();
   std::uint64_t number = 0;
   {

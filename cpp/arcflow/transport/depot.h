@@ -30,9 +30,10 @@ struct DepotCounters {
 /// worthless without the run's secret) and whoever holds the ticket fetches them.
 ///
 /// Memory: what is offered is held until it was fetched, or its peer went down, or `patience` has
-/// passed and anything happens (a peer that never saw its ticket); then the owner's hold is dropped,
-/// mostly on a thread of the transport. What is fetched into is the caller's again when `done` is
-/// called or Cancel() returned (Endpoint says more).
+/// passed and anything happens (a peer that never saw its ticket); then the owner's hold is
+/// dropped, mostly on a thread of the transport. What is fetched into is the caller's again when
+/// `done` is called or Cancel() returned (Endpoint says more).
+///
 /// Threads: all from any. Lifetime: the destructor ends all fetches with Cancelled and drops all
 /// holds; it must not run on a thread of the transport.
 class Depot {

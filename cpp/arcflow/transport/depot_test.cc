@@ -112,11 +112,11 @@ TEST_P(DepotBackendTest, WhatIsHeldIsNotFreedWhileItIsFetched) {
   const auto owner = Make(GetParam());
   const auto peer = Make(GetParam());
   for (int round = 0; round < 20; ++round) {
-    auto bytes = std::shared_ptr<Bytes>(new Bytes(3 << 20, static_cast<std::byte>(round)),
-                                        [](Bytes* gone) {
-                                          std::fill(gone->begin(), gone->end(), std::byte{0xff});
-                                          delete gone;
-                                        });
+    auto bytes =
+        std::shared_ptr<Bytes>(new Bytes(3 << 20, static_cast<std::byte>(round)), [](Bytes* gone) {
+          std::fill(gone->begin(), gone->end(), std::byte{0xff});
+          delete gone;
+        });
     const std::string ticket = OfferTo(*peer, *owner, bytes);
     bytes.reset();
     Bytes into(3 << 20);

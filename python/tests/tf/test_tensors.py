@@ -31,7 +31,14 @@ def cluster(drive: str, dead: tuple[int, ...] = (), **kwargs: Any) -> Found:
     """What chief, owner and user told; the last two are the workers, which serve the chief."""
     with tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder:
         return run_ranks(
-            PROGRAMS, "cluster_of", 3, timeout_s=500, dead=dead, folder=folder, drive=drive, **kwargs
+            PROGRAMS,
+            "cluster_of",
+            3,
+            timeout_s=500,
+            dead=dead,
+            folder=folder,
+            drive=drive,
+            **kwargs,
         )
 
 
@@ -114,7 +121,9 @@ def test_another_setting_than_auto_is_kept_or_an_error() -> None:
 @long
 def test_buffers_of_tensorflows_own_collectives_are_fetched() -> None:
     count = 300_003
-    found = run_ranks(PROGRAMS, "buffers", 3, timeout_s=500, modes=["auto", "auto", "grpc"], count=count)
+    found = run_ranks(
+        PROGRAMS, "buffers", 3, timeout_s=500, modes=["auto", "auto", "grpc"], count=count
+    )
     base = (np.arange(count) % 1009).astype(np.float32)
     for one in found:
         assert one["values"] == found[0]["values"]
@@ -151,7 +160,8 @@ def test_the_code_of_rdma_over_what_ucx_finds_gives_what_grpc_gives(stock: Found
 def test_collectives_of_rdma_over_what_ucx_finds_give_what_grpc_gives() -> None:
     programs = HERE / "transport_programs.py"
     mine, theirs = (
-        run_ranks(programs, "all_reduces", 2, timeout_s=500, mode=mode) for mode in ("rdma:ucx", "grpc")
+        run_ranks(programs, "all_reduces", 2, timeout_s=500, mode=mode)
+        for mode in ("rdma:ucx", "grpc")
     )
     for one, other in zip(mine, theirs, strict=True):
         assert one["crc"] == other["crc"]

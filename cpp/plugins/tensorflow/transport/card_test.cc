@@ -15,8 +15,7 @@ using ::testing::HasSubstr;
 using Kind = Plan::Kind;
 
 Card CardOf(const std::string& mode, const std::string& host) {
-  return {kCardVersion, "run",          mode, host,
-          "hub-" + host, "lobby-" + host, "",   "depot-" + host, ""};
+  return {kCardVersion, "run", mode, host, "hub-" + host, "lobby-" + host, "", "depot-" + host, ""};
 }
 
 TEST(CardTest, SurvivesItsText) {

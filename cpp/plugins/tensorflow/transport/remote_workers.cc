@@ -34,7 +34,8 @@ struct Ends {
   std::shared_ptr<Roads> roads;
   const tensorflow::WorkerEnv* env = nullptr;  // the server's, whose pool runs what follows a fetch
 
-  bool must(const Road& road, bool asked) const {
+  /// Whether a large tensor by gRPC is an error. `asked`: whether the road was looked for.
+  bool Refuse(const Road& road, bool asked) const {
     const std::string& mode = identity->card.mode;
     return mode == "rdma" || (mode != "auto" && asked && !road.open);
   }
@@ -108,7 +109,7 @@ absl::Status CameWhole(const Ends& ends, const std::string& task, const Road& ro
   const std::string why =
       road.open ? "its server sent one whole (one in an accelerator's memory, perhaps)" : road.why;
   CountFallback("tensors of " + task + ": " + why);
-  if (!ends.must(road, asked)) return absl::OkStatus();
+  if (!ends.Refuse(road, asked)) return absl::OkStatus();
   return absl::FailedPreconditionError("transport='" + ends.identity->card.mode +
                                        "', but a tensor of " + task + " came by gRPC: " + why);
 }

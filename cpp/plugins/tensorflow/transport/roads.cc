@@ -70,8 +70,7 @@ Road Roads::Find(const std::string& task, bool* again) {
     road.why = *why;
     return road;
   }
-  const auto reached =
-      identity_->depot->Reach(card->depot, Deadline::AfterSeconds(kReachSeconds));
+  const auto reached = identity_->depot->Reach(card->depot, Deadline::AfterSeconds(kReachSeconds));
   if (!reached.ok()) {
     road.why = reached.status().message();
     return road;

@@ -26,8 +26,8 @@ void Configure(Settings settings);
 /// FailedPrecondition when Configure has not been called.
 Result<Settings> CurrentSettings();
 
-/// From JSON: {mode, secret (hex), run_id, ports: [first, last], rdma_backend}. InvalidArgument says which field
-/// is wrong.
+/// From JSON: {mode, secret (hex), run_id, ports: [first, last], rdma_backend}. InvalidArgument
+/// says which field is wrong.
 Result<Settings> ParseSettings(const std::string& json);
 
 }  // namespace arcflow::tf
