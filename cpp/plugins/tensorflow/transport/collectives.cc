@@ -9,6 +9,7 @@
 #include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/groups.h"
+#include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
 #include "tensorflow/core/common_runtime/base_collective_executor.h"
 #include "tensorflow/core/common_runtime/device_mgr.h"
@@ -101,12 +102,18 @@ std::optional<Merge> MergeOf(const tensorflow::OpKernel* op) {
 }
 
 /// Why TensorFlow has to run an operation; nothing when we can. Looks only at what is equal on all
-/// ranks of a correct program, so that all decide alike.
-std::optional<std::string> WhyNotCovered(const CollectiveParams& params) {
+/// ranks of a correct program, so that all decide alike. `nccl`: this TensorFlow has it.
+std::optional<std::string> WhyNotCovered(const CollectiveParams& params, bool nccl) {
   const auto kind = KindOf(params.instance.type);
   if (!kind) return "collectives of this kind (permute)";
-  if (params.group.device_type != tensorflow::DeviceType(tensorflow::DEVICE_CPU)) {
-    return "collectives on " + params.group.device_type.type_string();
+  const auto& device = params.group.device_type;
+  if (device == tensorflow::DeviceType(tensorflow::DEVICE_GPU)) {
+    // NCCL goes from GPU to GPU; ours by way of the host's memory, as TensorFlow's ring does.
+    if (nccl && params.instance.impl_details.communication_hint != "ring") {
+      return "collectives on GPUs, which NCCL runs (not with the hint RING)";
+    }
+  } else if (device != tensorflow::DeviceType(tensorflow::DEVICE_CPU)) {
+    return "collectives on " + device.type_string();
   }
   if (params.group.group_size < 2) return "groups of one";
   if (params.group.group_size > collective::kMaxRanks) return "groups of very many ranks";
@@ -135,11 +142,12 @@ class Resolver : public tensorflow::CollectiveParamResolverDistributed {
            tensorflow::NcclCommunicatorInterface* nccl, tensorflow::WorkerCacheInterface* workers,
            const std::string& task, std::shared_ptr<const Identity> identity)
       : Base(config, devices, device_resolver, nccl, workers, task),
+        nccl_(nccl != nullptr),
         groups_(std::make_shared<Groups>(std::move(identity), workers, task)) {}
 
   void CompleteParamsAsync(const DeviceAttributes& device, CollectiveParams* params,
                            CancellationManager* cancel, const StatusCallback& done) override {
-    if (const auto why = WhyNotCovered(*params)) {
+    if (const auto why = WhyNotCovered(*params, nccl_)) {
       CountFallback(*why);
       return Base::CompleteParamsAsync(device, params, cancel, done);
     }
@@ -202,6 +210,7 @@ class Resolver : public tensorflow::CollectiveParamResolverDistributed {
     params->group.runtime_details.communicator_key = member.token;
   }
 
+  const bool nccl_;
   const std::shared_ptr<Groups> groups_;
 };
 
@@ -246,17 +255,53 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
     if (!member) return done(absl::AbortedError("the collective's group is gone"));
     collective::Operation operation;
     if (absl::Status s = Describe(*member, &operation); !s.ok()) return done(s);
-    Recycle(context_->input, context_->output);
-    operation.out = static_cast<std::byte*>(context_->output->data());
-    const auto keep = context_;
-    operation.done = [done, keep, member](const Status& status) { done(ToTf(status)); };
     operation.defer = [executor = context_->col_exec](std::function<void()> work) {
       executor->RunClosure(std::move(work));
     };
+    if (OnAccelerator(*context_->device, context_->op_ctx->output_alloc_attr(0))) {
+      return RunStaged(member, std::move(operation), std::move(done));
+    }
+    Recycle(context_->input, context_->output);
+    operation.in = InputBytes(context_->input);
+    operation.out = static_cast<std::byte*>(context_->output->data());
+    const auto keep = context_;
+    operation.done = [done, keep, member](const Status& status) { done(ToTf(status)); };
     member->engine->Submit(std::move(operation));
   }
 
  private:
+  static const std::byte* InputBytes(const Tensor* input) {
+    return input == nullptr ? nullptr : static_cast<const std::byte*>(input->data());
+  }
+
+  /// From the accelerator to pinned memory, through the group, and back.
+  void RunStaged(const std::shared_ptr<Member>& member, collective::Operation operation,
+                 StatusCallback done) {
+    auto* const device = context_->device;
+    auto* const copier = context_->op_ctx->op_device_context();
+    const Tensor output = *context_->output;
+    const Tensor host = PinnedTensor(*device, output.dtype(), output.shape());
+    if (!host.IsInitialized()) {
+      return done(absl::ResourceExhaustedError("no pinned host memory for a collective"));
+    }
+    operation.out = static_cast<std::byte*>(host.data());
+    operation.done = [=, keep = context_](const Status& status) {
+      if (!status.ok()) return done(ToTf(status));
+      StageIn(host, device, copier, output, [keep, done](const absl::Status& s) { done(s); });
+    };
+    if (context_->input == nullptr) return member->engine->Submit(std::move(operation));
+    const auto shared = std::make_shared<collective::Operation>(std::move(operation));
+    StageOut(*context_->input, device, copier,
+             [=](const absl::Status& status, const Tensor& input) {
+               if (!status.ok()) return done(status);
+               shared->in = InputBytes(&input);
+               shared->done = [input, finished = std::move(shared->done)](const Status& outcome) {
+                 finished(outcome);
+               };
+               member->engine->Submit(std::move(*shared));
+             });
+  }
+
   absl::Status Describe(const Member& member, collective::Operation* operation) {
     const CollectiveParams& params = *context_->col_params;
     const Tensor* const input = context_->input;
@@ -277,7 +322,6 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
     }
     if (absl::Status s = CheckShapes(&what, like); !s.ok()) return s;
     operation->key = std::hash<std::string>()(context_->exec_key);
-    operation->in = input == nullptr ? nullptr : static_cast<const std::byte*>(input->data());
     const float limit = params.instance.impl_details.timeout_seconds;
     if (limit > 0) operation->deadline = Deadline::AfterSeconds(limit);
     return absl::OkStatus();

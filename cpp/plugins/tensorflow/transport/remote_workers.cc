@@ -8,8 +8,10 @@
 #include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/roads.h"
+#include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
 #include "plugins/tensorflow/transport/workers.h"
+#include "tensorflow/core/common_runtime/device_mgr.h"
 #include "tensorflow/core/distributed_runtime/call_options.h"
 #include "tensorflow/core/distributed_runtime/tensor_coding.h"
 #include "tensorflow/core/distributed_runtime/worker_cache_wrapper.h"
@@ -107,7 +109,7 @@ Tensor TensorFor(tensorflow::TensorResponse* response) {
 /// A tensor or buffer of some size came by gRPC all the same.
 absl::Status CameWhole(const Ends& ends, const std::string& task, const Road& road, bool asked) {
   const std::string why =
-      road.open ? "its server sent one whole (one in an accelerator's memory, perhaps)" : road.why;
+      road.open ? "its server sent one whole" : road.why;
   CountFallback("tensors of " + task + ": " + why);
   if (!ends.Refuse(road, asked)) return absl::OkStatus();
   return absl::FailedPreconditionError("transport='" + ends.identity->card.mode +
@@ -123,16 +125,21 @@ class RemoteWorker : public tensorflow::WorkerInterface {
 
   void RecvTensorAsync(CallOptions* options, const tensorflow::RecvTensorRequest* request,
                        tensorflow::TensorResponse* response, StatusCallback done) override {
-    const bool host =
-        response->device() != nullptr && response->device()->attributes().device_type() == "CPU";
-    if (!host) {
+    if (response->device() == nullptr) {
       Road none;
-      none.why = "they go to a device that is no CPU";
+      none.why = "the receiver has no device for them";
       return AskForTensor(none, false, options, request, response, std::move(done));
     }
+    const bool staged = response->device()->attributes().device_type() != tensorflow::DEVICE_CPU;
     WhenKnown(
         ends_, task_, options,
-        [=, this](const Road& road) { AskForTensor(road, true, options, request, response, done); },
+        [=, this](const Road& road) {
+          if (staged && road.open) {
+            AskForStaged(road, options, request, response, done);
+          } else {
+            AskForTensor(road, true, options, request, response, done);
+          }
+        },
         done);
   }
 
@@ -213,6 +220,47 @@ class RemoteWorker : public tensorflow::WorkerInterface {
       done(Fetchable(response->tensor()) ? CameWhole(ends, task, road, asked) : status);
     };
     inner_->RecvTensorAsync(options, ours ? ours.get() : request, response, arrived);
+  }
+
+  /// For a tensor that goes to an accelerator. TensorFlow would make it there as soon as the answer
+  /// is read, by copying what is not there yet; so the answer is read for the host.
+  void AskForStaged(const Road& road, CallOptions* options,
+                    const tensorflow::RecvTensorRequest* request,
+                    tensorflow::TensorResponse* response, const StatusCallback& done) {
+    const auto ours = Asking(*request);
+    const auto answer = std::make_shared<tensorflow::TensorResponse>();
+    answer->InitAlloc(ends_.env->device_mgr->HostCPU(), {});
+    const auto arrived = [=, ends = ends_, task = task_](const absl::Status& status) {
+      (void)ours;
+      if (!status.ok()) return done(status);
+      const auto& ticket = answer->metadata().transport_options();
+      if (answer->metadata().is_dead()) {  // nothing lies anywhere
+        const_cast<tensorflow::RecvTensorResponse&>(response->metadata()) = answer->metadata();
+        return done(status);
+      }
+      if (ticket.type_url() != kTicketUrl) {
+        tensorflow::RecvTensorResponse whole = answer->metadata();
+        answer->tensor().AsProtoTensorContent(whole.mutable_tensor());
+        if (absl::Status made = response->InitFrom(&whole); !made.ok()) return done(made);
+        return done(Fetchable(answer->tensor()) ? CameWhole(ends, task, road, true) : status);
+      }
+      response->InitPartial(answer->metadata(), {});
+      const Tensor output = response->tensor();
+      auto* const device = static_cast<tensorflow::Device*>(response->device());
+      const auto type = output.GetMemoryType();
+      const bool on_host = type == tensorflow::AllocatorMemoryType::kHostPageable ||
+                           type == tensorflow::AllocatorMemoryType::kHostPinned;
+      const Tensor host =
+          on_host ? output : PinnedTensor(*device, output.dtype(), output.shape());
+      const auto fetched = [=](const absl::Status& outcome) {
+        if (!outcome.ok() || on_host) return done(outcome);
+        const auto* const info = device->tensorflow_accelerator_device_info();
+        StageIn(host, device, info == nullptr ? nullptr : info->default_context, output, done);
+      };
+      Fetch(ends, task, road, options, ticket.value(),
+            {static_cast<std::byte*>(host.data()), host.TotalBytes()}, host, fetched);
+    };
+    inner_->RecvTensorAsync(options, ours.get(), answer.get(), arrived);
   }
 
   void AskForBuffer(const Road& road, CallOptions* options,

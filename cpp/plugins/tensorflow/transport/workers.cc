@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "arcflow/transport/depot.h"
+#include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
 #include "tensorflow/core/common_runtime/buf_rendezvous.h"
 #include "tensorflow/core/common_runtime/device.h"
@@ -63,7 +64,7 @@ class Worker : public tensorflow::GrpcWorker {
     tensorflow::Device* device = nullptr;
     if (!gives_tickets_ || request->transport_options().type_url() != kTicketUrl ||
         !Rendezvous::ParseKey(request->rendezvous_key(), &key).ok() ||
-        !PrepareRecvTensor(key, &device).ok() || device->device_type() != "CPU") {
+        !PrepareRecvTensor(key, &device).ok()) {
       return GrpcWorker::GrpcRecvTensorAsync(options, request, response, std::move(done));
     }
     const absl::Status unique = recent_request_ids_.TrackUnique(
@@ -74,10 +75,16 @@ class Worker : public tensorflow::GrpcWorker {
     // As in TensorFlow, a call that is cancelled does not end the step: the caller does that.
     env_->rendezvous_mgr->RecvLocalAsync(
         request->step_id(), key,
-        [this, response, peer, task, done](const absl::Status& status, const Rendezvous::Args&,
-                                           const Rendezvous::Args&, const Tensor& tensor,
-                                           bool dead) {
-          done(status.ok() ? Answer(tensor, dead, peer, task, response) : status);
+        [=, this](const absl::Status& status, const Rendezvous::Args& sent, const Rendezvous::Args&,
+                  const Tensor& tensor, bool dead) {
+          if (!status.ok()) return done(status);
+          if (dead || !OnAccelerator(*device, sent.alloc_attrs)) {
+            return done(Answer(tensor, dead, peer, task, response));
+          }
+          StageOut(tensor, device, sent.device_context,
+                   [=, this](const absl::Status& staged, const Tensor& host) {
+                     done(staged.ok() ? Answer(host, false, peer, task, response) : staged);
+                   });
         });
   }
 
@@ -85,8 +92,7 @@ class Worker : public tensorflow::GrpcWorker {
                     tensorflow::RecvBufResponse* response, StatusCallback done) override {
     tensorflow::Device* device = nullptr;
     if (!gives_tickets_ || request->transport_options().type_url() != kTicketUrl ||
-        !env_->device_mgr->LookupDevice(request->src_device(), &device).ok() ||
-        device->device_type() != "CPU") {
+        !env_->device_mgr->LookupDevice(request->src_device(), &device).ok()) {
       return GrpcWorker::RecvBufAsync(options, request, response, std::move(done));
     }
     const absl::Status unique = recent_request_ids_.TrackUnique(
@@ -97,7 +103,23 @@ class Worker : public tensorflow::GrpcWorker {
     executor.get()->remote_access()->buf_rendezvous()->ConsumeBuf(
         request->buf_rendezvous_key(), request->src_device(), request->src_incarnation(),
         [this, request, response, done](const absl::Status& status, BufRendezvous::Hook* hook) {
-          done(status.ok() ? Answer(hook, *request, response) : status);
+          if (!status.ok()) return done(status);
+          if (hook == nullptr) return done(absl::InternalError("a buffer without its owner"));
+          // What waits for the buffer's end computes, which no thread of the transport should.
+          const std::shared_ptr<BufRendezvous::Hook> hold(
+              hook, [pool = env_->compute_pool](BufRendezvous::Hook* used) {
+                pool->Schedule([used] { BufRendezvous::DoneWithHook(used); });
+              });
+          if (!OnAccelerator(*hook->prod_dev, hook->prod_attr)) {
+            return done(Answer(*hook->prod_value, hold, *request, response));
+          }
+          StageOut(*hook->prod_value, hook->prod_dev, hook->prod_ctx,
+                   [=, this](const absl::Status& staged, const Tensor& host) {
+                     // The copy is what is offered: the buffer itself is free again.
+                     const auto copy = std::make_shared<const Tensor>(host);
+                     (void)hold;
+                     done(staged.ok() ? Answer(*copy, copy, *request, response) : staged);
+                   });
         },
         nullptr);
   }
@@ -121,15 +143,9 @@ class Worker : public tensorflow::GrpcWorker {
     return tensorflow::grpc::EncodeTensorToByteBuffer(dead, tensor, false, response);
   }
 
-  absl::Status Answer(BufRendezvous::Hook* hook, const tensorflow::RecvBufRequest& request,
+  absl::Status Answer(const Tensor& value, const std::shared_ptr<const void>& hold,
+                      const tensorflow::RecvBufRequest& request,
                       tensorflow::RecvBufResponse* response) {
-    if (hook == nullptr) return absl::InternalError("a buffer without its owner");
-    // What waits for the buffer's end computes, which no thread of the transport should.
-    const std::shared_ptr<BufRendezvous::Hook> hold(
-        hook, [pool = env_->compute_pool](BufRendezvous::Hook* used) {
-          pool->Schedule([used] { BufRendezvous::DoneWithHook(used); });
-        });
-    const Tensor& value = *hook->prod_value;
     if (!tensorflow::DataTypeCanUseMemcpy(value.dtype())) {
       return absl::InternalError("a buffer that is not plain memory");
     }

@@ -27,8 +27,8 @@ inline constexpr std::size_t kLeastFetched = 64 << 10;
 bool Fetchable(const tensorflow::Tensor& tensor);
 
 /// A server's own worker: tells who asks that we are here, and answers a request for a large tensor
-/// or buffer in the host's memory with a ticket, when the one who asks can fetch
-/// (transport::Depot).
+/// or buffer with a ticket, when the one who asks can fetch (transport::Depot). What lies in an
+/// accelerator's memory is copied to pinned memory first (staging.h).
 std::unique_ptr<tensorflow::GrpcWorker> NewWorker(tensorflow::WorkerEnv* env,
                                                   const tensorflow::ConfigProto& config,
                                                   std::shared_ptr<const Identity> identity);
