@@ -27,7 +27,7 @@ test: setup  ## what CI runs: lint, native tests under sanitizers, wheel, consum
 test-%: setup  ## one stage of it: lint asan tsan wheel consumer pytest; or release, long, rdma, hdfs, yarn, browser, which are not part of it
 	@tools/ci.sh $*
 
-rdma-test: setup  ## the transport over real verbs: boots a guest with Soft-RoCE (minutes); not part of `make test`
+rdma-test: install  ## the transport and TensorFlow over real verbs: boots a guest with Soft-RoCE (many minutes); not part of `make test`
 	@tools/setup.sh apt requirements/apt-rdma.txt
 	@tools/ci.sh rdma
 
@@ -41,8 +41,8 @@ bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/
 examples: develop  ## every example on small data, both ways of reading (minutes; `make test` runs the short ones)
 	@$(PY) -m pytest -q python/tests/test_examples.py python/tests/test_model_parallel.py python/tests/tf/test_placing.py
 
-transports: develop  ## every test of how tensors travel between TensorFlow processes (minutes; `pytest` runs most of them)
-	@ARCFLOW_ALL_TRANSPORTS=1 $(PY) -m pytest -q python/tests/test_transport.py python/tests/tf/test_transport.py python/tests/tf/test_tensors.py
+transports: develop  ## every test of how tensors travel between TensorFlow processes (minutes; `make test` runs most of them)
+	@$(PY) -m pytest -q python/tests/test_transport.py python/tests/tf/test_transport.py python/tests/tf/test_tensors.py
 
 chaos: install  ## the fault table: every victim, fault and stage (as root; about an hour); writes build/bench/chaos.json
 	@$(INSTALLED) bench/chaos/run.py --output build/bench/chaos.json

@@ -48,12 +48,16 @@ stage_hdfs() { build/venv/bin/python -m pytest -q -m hdfs; }  # on real Hadoop, 
 stage_browser() { build/venv/bin/python -m pytest -q -m browser; }  # needs Chromium
 stage_yarn() { build/venv/bin/python -m pytest -q -m yarn; }  # the same, with ResourceManager and NodeManager
 
-stage_rdma() {  # the transport over verbs, in a guest; a machine that cannot have one says why and passes
+stage_rdma() {  # the transport and TensorFlow over verbs, in a guest; a machine that cannot have one says why and passes
   local code=0
   configure_build release transport_test || return 1
   tools/rdma_guest/run.sh tools/rdma_guest/conformance.sh "$PWD/build/release/cpp/arcflow/transport/transport_test" || code=$?
   [ $code -eq 77 ] && return 0
-  return $code
+  [ $code -eq 0 ] || return $code
+  # TensorFlow itself; values to compare with are made here, where it is fast.
+  local reference=build/rdma_guest/reference.json
+  build/venv/bin/python python/tests/tf/rdma_in_guest.py reference $reference &&
+    RDMA_GUEST_MEMORY_MB=6144 RDMA_GUEST_SECONDS=5400 tools/rdma_guest/run.sh tools/rdma_guest/tensorflow.sh "$PWD/build/venv/bin/python" "$PWD/$reference"
 }
 
 run() {  # <stage>

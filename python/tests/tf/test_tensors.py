@@ -21,8 +21,6 @@ PROGRAMS = HERE / "tensor_programs.py"
 CHIEF, OWNER, USER = (
     f"/job:{task}" for task in ("chief/replica:0/task:0", "worker/replica:0/task:0", "worker/replica:0/task:1")
 )  # fmt: skip
-# The default run has what is most used; `make transports` all.
-long = pytest.mark.skipif(not os.environ.get("ARCFLOW_ALL_TRANSPORTS"), reason="make transports")
 
 Found = list[dict[str, Any]]
 
@@ -94,7 +92,7 @@ def test_an_owner_that_dies_is_unavailable(ours: Found) -> None:
     assert found["reads"] > 0
 
 
-@long
+@pytest.mark.long
 def test_a_task_that_speaks_only_grpc_is_served_and_counted(stock: Found) -> None:
     chief, owner, user = cluster("some", modes=["auto", "auto", "grpc"])
     for part in ("variables", "functions"):
@@ -108,7 +106,7 @@ def test_a_task_that_speaks_only_grpc_is_served_and_counted(stock: Found) -> Non
     assert "tensors" not in user["report"]
 
 
-@long
+@pytest.mark.long
 def test_another_setting_than_auto_is_kept_or_an_error() -> None:
     from cluster_testing import RankFailedError
 
@@ -118,7 +116,7 @@ def test_another_setting_than_auto_is_kept_or_an_error() -> None:
     assert "transport='tcp'" in caught.value.message
 
 
-@long
+@pytest.mark.long
 def test_buffers_of_tensorflows_own_collectives_are_fetched() -> None:
     count = 300_003
     found = run_ranks(
@@ -145,7 +143,7 @@ def test_rdma_is_a_device_or_an_error_that_says_what_is_missing() -> None:
     assert "there is no RDMA device" in message or "libucp" in message
 
 
-@long
+@pytest.mark.long
 def test_the_code_of_rdma_over_what_ucx_finds_gives_what_grpc_gives(stock: Found) -> None:
     """Over UCX's TCP here; `make rdma-test` has verbs."""
     found = cluster("everything", mode="rdma", rdma_backend="ucx")
@@ -156,7 +154,7 @@ def test_the_code_of_rdma_over_what_ucx_finds_gives_what_grpc_gives(stock: Found
         assert {task["backend"] for task in tasks(one).values() if task["fetched"]} == {"ucx"}
 
 
-@long
+@pytest.mark.long
 def test_collectives_of_rdma_over_what_ucx_finds_give_what_grpc_gives() -> None:
     programs = HERE / "transport_programs.py"
     mine, theirs = (
