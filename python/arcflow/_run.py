@@ -70,6 +70,7 @@ class Options:
     share_gpus: bool = False
     profile: Any = None  # pyspark.resource.ResourceProfile
     transport: str = "auto"
+    transport_compression: str = ""
     accumulate: int = 1  # steps before an update
     worker_restarts: int = 3
     tensorboard: _tensorboard.Settings | None = None
@@ -237,6 +238,7 @@ class Run:
                 # Nodes prove this one to each other; they never get that of the control plane.
                 "transport": {
                     "mode": options.transport,
+                    "compression": options.transport_compression,
                     "secret": secrets.token_hex(32),
                     "ports": list(options.ports),
                 },

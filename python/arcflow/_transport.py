@@ -19,6 +19,9 @@ _PROTOCOLS = {
     "grpc": "grpc",
 }
 
+# What values of an all-reduce become between hosts; "" for what they are.
+COMPRESSIONS = ("", "bf16", "fp16")
+
 _REPORTED = ("collectives", "outputs", "tensors", "fallbacks")
 
 _settings: dict[str, Any] | None = None
@@ -35,6 +38,26 @@ def check_mode(mode: str) -> str:
     if mode not in MODES:
         raise InvalidArgumentError(f"transport={mode!r} is not one of {MODES}")
     return mode
+
+
+def check_compression(compression: str | None, mode: str) -> str:
+    """Return the setting for the plug-in, or raise why there cannot be one.
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is none of `COMPRESSIONS`, or nothing of ours goes between hosts with this `mode`.
+    """
+    if (compression or "") not in COMPRESSIONS:
+        raise InvalidArgumentError(
+            f"transport_compression={compression!r} is not one of {COMPRESSIONS[1:]} or None"
+        )
+    if compression and mode in ("shm", "grpc"):
+        raise InvalidArgumentError(
+            f"transport_compression={compression!r} is for what we send between hosts, and with "
+            f"transport={mode!r} that is nothing: use transport='auto', 'tcp' or 'rdma'"
+        )
+    return compression or ""
 
 
 def remember(config: Mapping[str, Any]) -> None:
@@ -54,7 +77,12 @@ def remember(config: Mapping[str, Any]) -> None:
 
 
 def use(
-    mode: str, secret: str, run_id: str = "", cluster: Any = None, rdma_backend: str = "rdma"
+    mode: str,
+    secret: str,
+    run_id: str = "",
+    cluster: Any = None,
+    rdma_backend: str = "rdma",
+    compression: str = "",
 ) -> None:
     """Set what `remember` takes from a node's configuration, in a process that is no node.
 
@@ -66,6 +94,8 @@ def use(
         Hexadecimal, at least 32 digits, the same in all processes.
     run_id, cluster
         As in `Context`.
+    compression
+        One of `COMPRESSIONS`.
     rdma_backend
         For tests on machines without an RDMA device: ``"ucx"`` has mode ``"rdma"`` go by UCX over
         whatever UCX finds. No setting of a run reaches it.
@@ -77,6 +107,7 @@ def use(
         "ports": [0, 0],
         "run_id": run_id,
         "cluster": cluster,
+        "compression": check_compression(compression, mode),
         "rdma_backend": rdma_backend,
     }
 

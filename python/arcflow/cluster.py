@@ -126,7 +126,11 @@ class Cluster:
     transport
         How tensors travel between nodes: ``"auto"`` (collectives by shared memory within a host and
         TCP between hosts), ``"shm"`` (shared memory, or an error), ``"tcp"`` (TCP, also within a
-        host), ``"grpc"`` (TensorFlow's alone).
+        host), ``"rdma"`` (RDMA, or an error), ``"grpc"`` (TensorFlow's alone).
+    transport_compression
+        ``"bf16"`` or ``"fp16"``: float32 values of an all-reduce of more than 64 KiB are rounded to
+        that type on their way between hosts, which halves the bytes there; within a host nothing
+        changes. By default nothing is rounded.
     tensorboard
         TensorBoard for the length of each run: True, a folder (local or ``hdfs://``) for its logs,
         or a dict of ``dir``, ``host`` (loopback by default), ``port`` and ``where`` (``"driver"``,
@@ -195,6 +199,7 @@ class Cluster:
         max_restarts: int = 0,
         restart_backoff: float = 1.0,
         transport: str = "auto",
+        transport_compression: str | None = None,
         tensorboard: bool | str | os.PathLike[str] | Mapping[str, Any] | None = None,
         progress: bool = True,
         log_lines: int = 50,
@@ -255,6 +260,7 @@ class Cluster:
             share_gpus=share_gpus,
             profile=preflight.checked_profile(self.spark, profile),
             transport=_transport.check_mode(transport),
+            transport_compression=_transport.check_compression(transport_compression, transport),
             tensorboard=_tensorboard.checked(tensorboard),
             worker_restarts=worker_restarts,
             accumulate=_replicas.checked(replicas_to_aggregate, self._roles),

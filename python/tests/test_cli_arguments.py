@@ -56,6 +56,7 @@ def test_every_setting_of_a_cluster_is_a_flag():
         ),
         ("--rdma", {"size": None, "transport": "rdma"}),
         ("--rdma --transport rdma", {"size": None, "transport": "rdma"}),
+        ("--transport_compression bf16", {"size": None, "transport_compression": "bf16"}),
         ("--transport grpc", {"size": None, "transport": "grpc"}),
         ("--tensorboard", {"size": None, "tensorboard": True}),
         ("--tensorboard_dir hdfs:///logs", {"size": None, "tensorboard": "hdfs:///logs"}),

@@ -28,6 +28,16 @@ def test_modes_that_cannot_be_are_refused():
         assert _transport.check_mode(mode) == mode
 
 
+def test_compression_is_for_what_goes_between_hosts():
+    assert _transport.check_compression(None, "shm") == ""
+    assert _transport.check_compression("bf16", "auto") == "bf16"
+    with pytest.raises(errors.InvalidArgumentError, match="not one of"):
+        _transport.check_compression("int8", "auto")
+    for mode in ("shm", "grpc"):
+        with pytest.raises(errors.InvalidArgumentError, match="use transport='auto'"):
+            _transport.check_compression("fp16", mode)
+
+
 def test_the_protocol_follows_the_setting():
     assert _transport.protocol() == "grpc"
     protocols = {

@@ -28,6 +28,10 @@ inline constexpr std::size_t kReducible = 6;
 enum class Merge : std::uint32_t { kAdd = 0, kMul = 1, kMin = 2, kMax = 3 };
 inline constexpr std::size_t kMerges = 4;
 
+/// What float32 values of an all-reduce become on their way between hosts.
+enum class Wire : std::uint32_t { kSame = 0, kFloat16 = 1, kBFloat16 = 2 };
+inline constexpr std::size_t kWires = 3;
+
 constexpr bool Reducible(Element e) { return static_cast<std::size_t>(e) < kReducible; }
 
 /// Bytes of one element; 0 for a number that is no Element.
@@ -43,6 +47,12 @@ constexpr std::string_view NameOf(Element e) {
                                          "4-byte",  "8-byte",   "16-byte"};
   const auto at = static_cast<std::size_t>(e);
   return at < std::size(kNames) ? kNames[at] : "unknown";
+}
+
+constexpr std::string_view NameOf(Wire w) {
+  constexpr std::string_view kNames[] = {"unchanged", "float16", "bfloat16"};
+  const auto at = static_cast<std::size_t>(w);
+  return at < kWires ? kNames[at] : "unknown";
 }
 
 constexpr std::string_view NameOf(Merge m) {

@@ -20,6 +20,7 @@ std::string Signature::ToString() const {
   if (kind == Kind::kBroadcast) text += " from rank " + std::to_string(root);
   text += " of " + std::to_string(count) + " ";
   text += NameOf(element);
+  if (wire != Wire::kSame) text += ", " + std::string(NameOf(wire)) + " between hosts";
   if (shape != 0) text += " (shape " + std::to_string(shape % 10000) + ")";
   return text;
 }
@@ -27,7 +28,8 @@ std::string Signature::ToString() const {
 Status CheckOperation(const Operation& operation, int ranks) {
   const Signature& what = operation.what;
   if (static_cast<std::size_t>(what.kind) >= kKinds || SizeOf(what.element) == 0 ||
-      static_cast<std::size_t>(what.merge) >= kMerges) {
+      static_cast<std::size_t>(what.merge) >= kMerges ||
+      static_cast<std::size_t>(what.wire) >= kWires) {
     return InvalidArgument("unknown collective, element or merge operation");
   }
   const bool merges = what.kind == Kind::kAllReduce || what.kind == Kind::kReduceScatter;

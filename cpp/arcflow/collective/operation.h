@@ -31,9 +31,9 @@ struct Signature {
   Merge merge = Merge::kAdd;
   std::uint32_t divide = 0;  // 1: divide the merged values by the number of ranks
   std::uint32_t root = 0;    // broadcast
-  std::uint32_t reserved = 0;
-  std::uint64_t count = 0;  // n, above
-  std::uint64_t shape = 0;  // hash of what else must be equal (the dimensions); 0 if nothing
+  Wire wire = Wire::kSame;   // counts for an all-reduce of float32 only
+  std::uint64_t count = 0;   // n, above
+  std::uint64_t shape = 0;   // hash of what else must be equal (the dimensions); 0 if nothing
 
   bool operator==(const Signature&) const = default;
   /// Such as "all-reduce add of 100 float32".

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "arcflow/collective/float_bits.h"
+#include "arcflow/collective/wire.h"
 
 namespace arcflow::collective {
 namespace {
@@ -270,6 +271,28 @@ TEST(CopyPastCachesTest, CopiesAnyAlignmentAndLength) {
       StreamFence();
       EXPECT_EQ(0, std::memcmp(to.data() + begin, from.data() + 5, n));
       EXPECT_EQ(to[begin + n], std::byte{0xee});
+    }
+  }
+}
+
+TEST(WireTest, PacksByTheTypesRoundingAndUnpacksExactlyAtAnyAlignment) {
+  std::vector<float> values;
+  for (int i = 0; i < 1000; ++i)
+    values.push_back(std::ldexp(1.0f + static_cast<float>(i) / 997, i % 40 - 20));
+  values.push_back(std::numeric_limits<float>::infinity());
+  values.push_back(-0.0f);
+  const std::size_t n = values.size();
+  std::vector<std::byte> packed(2 * n + 1), back(4 * n + 3);
+  for (const Wire wire : {Wire::kFloat16, Wire::kBFloat16}) {
+    PackWire(wire, reinterpret_cast<const std::byte*>(values.data()), packed.data() + 1, n);
+    UnpackWire(wire, packed.data() + 1, back.data() + 3, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      std::uint16_t bits = 0;
+      float value = 0;
+      std::memcpy(&bits, packed.data() + 1 + 2 * i, 2);
+      std::memcpy(&value, back.data() + 3 + 4 * i, 4);
+      EXPECT_EQ(bits, wire == Wire::kFloat16 ? ToFloat16(values[i]) : ToBFloat16(values[i]));
+      EXPECT_EQ(value, wire == Wire::kFloat16 ? FromFloat16(bits) : FromBFloat16(bits));
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "arcflow/collective/reduce.h"
+#include "arcflow/collective/wire.h"
 
 namespace arcflow::collective {
 namespace {
@@ -42,7 +43,19 @@ WideBlocks::WideBlocks(WideGroup& group, const Operation& operation)
       part_bytes_(operation.what.count * element_bytes_),
       local_(static_cast<std::size_t>(layout_.local_ranks())),
       place_(static_cast<std::size_t>(layout_.local_rank())),
-      span_(link_.sizes().slot_bytes * static_cast<std::size_t>(layout_.hosts())) {}
+      span_(link_.sizes().slot_bytes * static_cast<std::size_t>(layout_.hosts())),
+      wire_(kind_ == Kind::kAllReduce && operation.what.element == Element::kFloat32
+                ? operation.what.wire
+                : Wire::kSame) {}
+
+std::size_t WideBlocks::PackBytes(const Layout& layout, const HostLink::Sizes& sizes) {
+  return kWideDepth * sizes.slot_bytes * static_cast<std::size_t>(layout.hosts());
+}
+
+/// Half of what is packed in either step.
+std::byte* WideBlocks::Packed(std::size_t k, int step) const {
+  return group_.packed_.get() + k % kWideDepth * span_ + (step == 0 ? 0 : span_ / 2);
+}
 
 std::byte* WideBlocks::Stage(std::size_t k) const {
   return group_.scratch_.get() + k % kWideDepth * span_;
@@ -63,6 +76,7 @@ Status WideBlocks::Run() {
   group_.tally_.out.fetch_add(part_bytes_ * (wide ? ranks : 1), std::memory_order_relaxed);
   past_caches_ = part_bytes_ >= kPastCachesBytes;
   Cut();
+  if (wire_ != Wire::kSame) ARC_TRY(group_.ReservePacked());
   if (chunks_.size() == 1 && chunks_[0].whole) {
     group_.tally_.small.fetch_add(1, std::memory_order_relaxed);
   }
@@ -224,10 +238,43 @@ Status WideBlocks::StartReduce(std::size_t k) {
   }
   if (!share.mine) return Status::Ok();
   if (chunk.whole && share.source == Stage(k)) std::memcpy(Stage(k), share.target, share.bytes);
+  return SendPieces(k, share);
+}
+
+/// The first half: to each host what it merges.
+Status WideBlocks::SendPieces(std::size_t k, const Share& share) {
+  const Chunk& chunk = chunks_[k];
   for (int i = 1; i < layout_.hosts(); ++i) {  // each begins with another
     const int host = (layout_.host() + i) % layout_.hosts();
     const Part part = chunk.whole ? Part{0, share.bytes} : PieceOf(share.bytes, host);
-    ARC_TRY(Send(host, share.source + part.offset, part.bytes, k, 0));
+    if (!Packs(chunk)) {
+      ARC_TRY(Send(host, share.source + part.offset, part.bytes, k, 0));
+      continue;
+    }
+    std::byte* const packed = Packed(k, 0) + part.offset / 2;
+    PackWire(wire_, share.source + part.offset, packed, part.bytes / sizeof(float));
+    ARC_TRY(Send(host, packed, part.bytes / 2, k, 0));
+  }
+  return Status::Ok();
+}
+
+/// The second: what this host has merged, to all.
+Status WideBlocks::SendMerged(std::size_t k, const Share& share) {
+  const Chunk& chunk = chunks_[k];
+  const Part part = PieceOf(share.bytes, layout_.host());
+  std::byte* const merged = share.target + part.offset;
+  const std::byte* message = merged;
+  std::size_t bytes = part.bytes;
+  if (Packs(chunk)) {
+    PackWire(wire_, merged, Packed(k, 1), part.bytes / sizeof(float));
+    UnpackWire(wire_, Packed(k, 1), merged,
+               part.bytes / sizeof(float));  // all have the same values
+    message = Packed(k, 1);
+    bytes /= 2;
+  }
+  for (int i = 1; i < layout_.hosts(); ++i) {
+    const int host = (layout_.host() + i) % layout_.hosts();
+    ARC_TRY(Send(host, message, bytes, k, 1));
   }
   return Status::Ok();
 }
@@ -238,29 +285,32 @@ Status WideBlocks::TurnReduce(std::size_t k) {
   if (!share.mine) return Status::Ok();
   const Part part = chunk.whole ? Part{0, share.bytes} : PieceOf(share.bytes, layout_.host());
   if (part.bytes == 0) return Status::Ok();
-  ARC_TRY(MergeHosts(share.source + part.offset, share.target + part.offset, part.bytes));
-  for (int i = 1; i < layout_.hosts() && !chunk.whole; ++i) {
-    const int host = (layout_.host() + i) % layout_.hosts();
-    ARC_TRY(Send(host, share.target + part.offset, part.bytes, k, 1));
-  }
-  return Status::Ok();
+  ARC_TRY(
+      MergeHosts(share.source + part.offset, share.target + part.offset, part.bytes, Packs(chunk)));
+  return chunk.whole ? Status::Ok() : SendMerged(k, share);
 }
 
-Status WideBlocks::MergeHosts(const std::byte* own, std::byte* to, std::size_t bytes) {
+Status WideBlocks::MergeHosts(const std::byte* own, std::byte* to, std::size_t bytes, bool packed) {
   const auto hosts = static_cast<std::size_t>(layout_.hosts());
   std::array<const std::byte*, kMaxRanks> sources{};
   for (std::size_t h = 0; h < hosts; ++h) {
     const int host = static_cast<int>(h);
     sources[h] = own;
     if (host != layout_.host()) {
-      ARC_ASSIGN(sources[h], Await(host, bytes));
+      ARC_ASSIGN(sources[h], Await(host, packed ? bytes / 2 : bytes));
     }
   }
   const int divisor = operation_.what.divide != 0 ? layout_.ranks() : 0;
   for (std::size_t at = 0; at < bytes; at += kStride) {
     const std::size_t n = std::min(kStride, bytes - at);
     std::array<const void*, kMaxRanks> here{};
-    for (std::size_t h = 0; h < hosts; ++h) here[h] = sources[h] + at;
+    for (std::size_t h = 0; h < hosts; ++h) {
+      here[h] = sources[h] + at;
+      if (!packed || static_cast<int>(h) == layout_.host()) continue;
+      std::byte* const values = Spare(0) + h * kStride;
+      UnpackWire(wire_, sources[h] + at / 2, values, n / sizeof(float));
+      here[h] = values;
+    }
     ReduceInto(operation_.what.element, operation_.what.merge, divisor, here.data(), hosts, to + at,
                n / element_bytes_);
   }
@@ -281,8 +331,13 @@ Status WideBlocks::Collect(std::size_t k) {
       const int host = (layout_.host() + i) % layout_.hosts();
       const Part part = PieceOf(share.bytes, host);
       if (part.bytes == 0) continue;
-      ARC_ASSIGN(const std::byte* const piece, Await(host, part.bytes));
-      CopyToCaller(share.target + part.offset, piece, part.bytes);
+      const bool packed = Packs(chunk);
+      ARC_ASSIGN(const std::byte* const piece, Await(host, packed ? part.bytes / 2 : part.bytes));
+      if (packed) {
+        UnpackWire(wire_, piece, share.target + part.offset, part.bytes / sizeof(float));
+      } else {
+        CopyToCaller(share.target + part.offset, piece, part.bytes);
+      }
       link_.Release(host);
     }
   }

@@ -28,8 +28,10 @@ namespace arcflow::collective {
 /// ranks of a host have gathered.
 class WideBlocks {
  public:
-  /// What a group needs beside its rings, for all operations.
+  /// What a group needs beside its rings, for all operations; PackBytes more once values are packed
+  /// for the wire.
   static std::size_t ScratchBytes(const Layout& layout, const HostLink::Sizes& sizes);
+  static std::size_t PackBytes(const Layout& layout, const HostLink::Sizes& sizes);
 
   WideBlocks(WideGroup& group, const Operation& operation);
   Status Run();
@@ -84,8 +86,13 @@ class WideBlocks {
 
   Status Send(int host, const std::byte* bytes, std::size_t n, std::size_t k, int step);
   Result<const std::byte*> Await(int host, std::size_t bytes);
-  /// Merges `own` with what has come from all other hosts, in order of host, into `to`.
-  Status MergeHosts(const std::byte* own, std::byte* to, std::size_t bytes);
+  /// Merges `own` with what has come from all other hosts, in order of host, into `to`; `packed`:
+  /// as it goes over the wire.
+  Status MergeHosts(const std::byte* own, std::byte* to, std::size_t bytes, bool packed);
+  Status SendPieces(std::size_t k, const Share& share);
+  Status SendMerged(std::size_t k, const Share& share);
+  /// Whether pieces of a chunk go packed: large ones do.
+  bool Packs(const Chunk& chunk) const { return wire_ != Wire::kSame && !chunk.whole; }
   Status Local(Kind kind, const std::byte* in, std::byte* out, std::size_t count, Element element,
                int root = 0, std::span<const Piece> pieces = {});
   Status LocalBytes(Kind kind, const std::byte* in, std::byte* out, std::size_t bytes,
@@ -94,8 +101,9 @@ class WideBlocks {
   }
   void CopyToCaller(std::byte* to, const std::byte* from, std::size_t n) const;
 
-  std::byte* Stage(std::size_t k) const;  // of chunk k
-  std::byte* Spare(int which) const;      // between two local operations
+  std::byte* Stage(std::size_t k) const;             // of chunk k
+  std::byte* Spare(int which) const;                 // between two local operations
+  std::byte* Packed(std::size_t k, int step) const;  // what of chunk k is sent in a step, packed
   Flights& FlightsOf(std::size_t k, int step) const {
     return group_.flights_[2 * (k % kWideDepth) + static_cast<std::size_t>(step)];
   }
@@ -118,6 +126,7 @@ class WideBlocks {
   const std::size_t local_;  // ranks on this host
   const std::size_t place_;  // of this rank among them
   const std::size_t span_;   // bytes of one message to each host, together
+  const Wire wire_;
   bool past_caches_ = false;
   std::vector<Chunk> chunks_;
 };

@@ -92,7 +92,7 @@ Status WideBlocks::StartScatter(std::size_t k) {
 Status WideBlocks::TurnScatter(std::size_t k) {
   const Chunk& chunk = chunks_[k];
   std::byte* const own = Stage(k) + FirstOf(layout_.host()) * chunk.bytes;  // sent to nobody
-  if (layout_.leads()) ARC_TRY(MergeHosts(own, own, local_ * chunk.bytes));
+  if (layout_.leads()) ARC_TRY(MergeHosts(own, own, local_ * chunk.bytes, false));
   if (local_ > 1) ARC_TRY(LocalBytes(Kind::kBroadcast, own, own, local_ * chunk.bytes));
   std::memcpy(operation_.out + chunk.offset, own + place_ * chunk.bytes, chunk.bytes);
   return Status::Ok();

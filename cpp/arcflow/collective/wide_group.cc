@@ -40,6 +40,7 @@ WideGroup::WideGroup(Layout layout, void (*probe)(Moment))
           layout_.hosts(), layout_.host(), HostLink::Sizes::For(layout_.hosts()),
           [this](const Status& status) { Fail(status); }, [this] { Patrol(); }),
       scratch_(nullptr, &std::free),
+      packed_(nullptr, &std::free),
       agreement_(layout_.ranks()),
       endpoints_(static_cast<std::size_t>(layout_.ranks())) {}
 
@@ -243,6 +244,14 @@ Status WideGroup::NameTheMissing(std::uint64_t key) {
   }
   return DeadlineExceeded("ranks " + (missing.empty() ? "unknown" : missing) +
                           " did not come to a collective within its time limit");
+}
+
+Status WideGroup::ReservePacked() {
+  if (packed_ != nullptr) return Status::Ok();
+  const std::size_t bytes = WideBlocks::PackBytes(layout_, link_.sizes());
+  packed_.reset(static_cast<std::byte*>(std::aligned_alloc(4096, bytes)));
+  if (packed_ != nullptr) return Status::Ok();
+  return ResourceExhausted("no memory for a group's " + std::to_string(bytes) + " packed bytes");
 }
 
 Status WideGroup::Execute(const Operation& operation) {

@@ -43,7 +43,8 @@ struct Contact {
 /// One rank's membership in a group whose ranks are on two hosts or more.
 ///
 /// Results: values of one host are merged first, in order of rank, then those of the hosts, in
-/// order of their lowest ranks.
+/// order of their lowest ranks. With a Wire other than kSame what a host sends is rounded to that
+/// type, and so is the result; all ranks still have the same.
 /// Order: rank 0 hears of every arrival and tells all what comes next. Death: each rank is
 /// connected with rank 0, which sees it first and tells all; a rank that sees another go and hears
 /// nothing from rank 0 gives up by itself half a second later.
@@ -90,6 +91,7 @@ class WideGroup final : public Engine {
   Status AwaitFailure(std::chrono::milliseconds patience);
   bool Give(Operation* operation, const Status& status);
   Status Execute(const Operation& operation);
+  Status ReservePacked();
   /// The failure of the group, which others may be about to tell, else `seen`.
   Status Verdict(const Status& seen);
   Status FailAndWait(const Status& failure);
@@ -111,7 +113,8 @@ class WideGroup final : public Engine {
   HostLink link_;
   std::shared_ptr<Engine> local_;  // under mutex_ while the group is made
   std::unique_ptr<std::byte, void (*)(void*)> scratch_;
-  std::array<Flights, 2 * kWideDepth> flights_;  // the worker's own: by chunk and step
+  std::unique_ptr<std::byte, void (*)(void*)> packed_;  // from the first operation that packs
+  std::array<Flights, 2 * kWideDepth> flights_;         // the worker's own: by chunk and step
 
   std::mutex agreement_mutex_;  // also keeps what is told of the order in order
   Agreement agreement_;         // rank 0 only

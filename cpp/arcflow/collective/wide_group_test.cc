@@ -6,7 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -159,6 +161,87 @@ TEST(WideGroupTest, TheSameKeyServesEveryStep) {
   const auto engines = MakeEngines({0, 1});
   ReduceOnAll(engines, 10, 1500);
   EXPECT_EQ(engines[1]->counters().operations, 1500u);
+}
+
+class WireOfHostsTest : public ::testing::TestWithParam<std::vector<int>> {
+ protected:
+  /// What each rank got of a sum, `value(r, i)` being its input.
+  template <typename Value>
+  static std::vector<std::vector<float>> SumPacked(
+      const std::vector<std::shared_ptr<Engine>>& engines, Wire wire, std::size_t count, bool mean,
+      const Value& value) {
+    std::vector<std::vector<float>> outs(engines.size(), std::vector<float>(count));
+    OnEachRank(static_cast<int>(engines.size()), [&](int r) {
+      std::vector<float> in(count);
+      for (std::size_t i = 0; i < count; ++i) in[i] = value(r, i);
+      Operation operation = AddFloats(1, in, outs[static_cast<std::size_t>(r)]);
+      operation.what.wire = wire;
+      operation.what.divide = mean ? 1 : 0;
+      const Status status = engines[static_cast<std::size_t>(r)]->Run(std::move(operation));
+      EXPECT_TRUE(status.ok()) << status.ToString();
+    });
+    return outs;
+  }
+};
+
+TEST_P(WireOfHostsTest, ValuesThatFitAreSummedExactlyForHalfTheBytes) {
+  const auto engines = MakeEngines(GetParam());
+  const auto value = [](int r, std::size_t i) {
+    return static_cast<float>((i + 3) % 11) - static_cast<float>(r);
+  };
+  const std::size_t count = 3 * kMiB + 17;
+  SumPacked(engines, Wire::kSame, count, false, value);
+  std::vector<std::uint64_t> whole;
+  for (const auto& engine : engines) whole.push_back(engine->counters().bytes_between_hosts);
+  for (const Wire wire : {Wire::kBFloat16, Wire::kFloat16}) {
+    std::vector<std::uint64_t> before;
+    for (const auto& engine : engines) before.push_back(engine->counters().bytes_between_hosts);
+    const auto outs = SumPacked(engines, wire, count, false, value);
+    for (std::size_t r = 0; r < engines.size(); ++r) {
+      std::size_t wrong = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        float want = 0;
+        for (std::size_t p = 0; p < engines.size(); ++p) want += value(static_cast<int>(p), i);
+        wrong += outs[r][i] != want;
+      }
+      EXPECT_EQ(wrong, 0u) << "rank " << r;
+      const std::uint64_t bytes = engines[r]->counters().bytes_between_hosts - before[r];
+      EXPECT_LE(bytes, whole[r] / 2 + (64 << 10));  // what does not divide goes whole
+      EXPECT_EQ(bytes == 0, whole[r] == 0);
+    }
+  }
+}
+
+TEST_P(WireOfHostsTest, RoundedResultsAreTheSameOnAllRanksAndNearTheMean) {
+  const auto engines = MakeEngines(GetParam());
+  const auto value = [](int r, std::size_t i) {
+    return std::sin(static_cast<float>(i)) * static_cast<float>(r + 1);
+  };
+  const auto exact = SumPacked(engines, Wire::kSame, 400'000, true, value);
+  const auto outs = SumPacked(engines, Wire::kBFloat16, 400'000, true, value);
+  EXPECT_NE(outs[0], exact[0]);
+  float worst = 0;
+  for (std::size_t i = 0; i < exact[0].size(); ++i)
+    worst = std::max(worst, std::abs(outs[0][i] - exact[0][i]));
+  EXPECT_LT(worst, 5.0f / 128);  // values up to 5 with eight bits each
+  for (const auto& out : outs) EXPECT_TRUE(out == outs[0]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Hosts, WireOfHostsTest,
+                         ::testing::Values(std::vector<int>{0, 1}, std::vector<int>{0, 0, 1, 1},
+                                           std::vector<int>{0, 1, 1}, std::vector<int>{0, 1, 2}));
+
+TEST(WideGroupTest, RanksThatDisagreeOnTheWireAreTold) {
+  const auto engines = MakeEngines({0, 1});
+  OnEachRank(2, [&](int r) {
+    std::vector<float> values(100, 1.0f);
+    std::vector<float> out(100);
+    Operation operation = AddFloats(1, values, out);
+    operation.what.wire = r == 0 ? Wire::kSame : Wire::kFloat16;
+    const Status status = engines[static_cast<std::size_t>(r)]->Run(std::move(operation));
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("float16 between hosts"));
+  });
 }
 
 TEST(WideGroupTest, RanksThatDisagreeAllGetTheErrorAndTheGroupLivesOn) {

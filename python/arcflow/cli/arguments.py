@@ -108,6 +108,11 @@ def _add_training(add: Callable[..., Any]) -> None:
         help="how tensors travel between nodes",
     )
     add("--rdma", action="store_true", help="the same as --transport rdma: RDMA, or an error")
+    add(
+        "--transport_compression",
+        choices=("bf16", "fp16"),
+        help="round values of an all-reduce on their way between hosts: half the bytes",
+    )
 
 
 def _add_tensorboard(add: Callable[..., Any]) -> None:

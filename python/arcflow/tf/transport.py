@@ -76,7 +76,7 @@ def prepare() -> str:
     settings = _transport.settings()
     if settings is None or settings["mode"] == "grpc":
         return "grpc"
-    names = ("mode", "secret", "run_id", "ports", "rdma_backend")
+    names = ("mode", "secret", "run_id", "ports", "compression", "rdma_backend")
     wanted = {name: settings[name] for name in names if name in settings}
     try:
         _library()

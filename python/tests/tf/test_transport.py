@@ -84,6 +84,20 @@ def test_gather_broadcast_and_all_to_all_equal_tensorflow(ours: Pair, stock: Pai
             np.testing.assert_array_equal(mine["other"][name], theirs["other"][name], name)
 
 
+@pytest.mark.parametrize(
+    ("compression", "digits"), [("bf16", 8), pytest.param("fp16", 11, marks=pytest.mark.long)]
+)
+def test_compression_halves_the_bytes_and_rounds_alike_on_all_ranks(
+    compression: str, digits: int
+) -> None:
+    count = 1_000_003
+    found = ranks("compressed", 2, compression=compression, count=count)
+    assert found[0]["crc"] == found[1]["crc"]
+    for one in found:
+        assert 0 < one["off"] < 2.0**-digits * 2
+        assert one["sent"] < 0.52 * 4 * count  # whole: 2n(p-1)/p = n
+
+
 def test_reduce_scatter_works_on_cpus(ours: Pair) -> None:
     for key, count in ((901, 5), (902, 100_000)):
         total = sum(transport_programs.values(key, r, "int32", 2 * count) for r in range(2))

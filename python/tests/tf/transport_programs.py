@@ -264,6 +264,35 @@ def unconfigured() -> tuple[str, str]:
     return "", ""
 
 
+def compressed(compression: str, count: int) -> dict[str, Any]:
+    """A mean of random floats by TCP, and how far it is from the exact one."""
+    import tensorflow as tf
+
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    _transport.use("tcp", SECRET, "test", cluster, compression=compression)
+    from arcflow.tf import ClusterStrategy
+
+    strategy = ClusterStrategy()
+    rank, size = strategy._arc_rank, strategy.extended._num_workers
+
+    @tf.function
+    def step(x: Any) -> Any:
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("MEAN", tf.identity(y)),
+            args=(x,),
+        )
+
+    inputs = [
+        np.random.RandomState(r).uniform(-1, 1, count).astype(np.float32) for r in range(size)
+    ]
+    got = step(tf.constant(inputs[rank])).numpy()
+    return {
+        "crc": zlib.crc32(got.tobytes()),
+        "off": float(np.abs(got - np.mean(inputs, axis=0)).max()),
+        "sent": sum(pair["sent"] for pair in _transport.report()["pairs"].values()),
+    }
+
+
 def reduces_and_steps(mode: str) -> dict[str, Any]:
     """For rdma_in_guest.py; arrays stay where they were made."""
     found = all_reduces(mode)

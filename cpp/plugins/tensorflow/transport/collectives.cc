@@ -315,6 +315,7 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
       what.merge = *MergeOf(params.merge_op);
       what.divide = params.final_op != nullptr && params.final_op->type_string() == "Div" ? 1 : 0;
     }
+    if (what.kind == Kind::kAllReduce && what.element == Element::kFloat32) what.wire = member.wire;
     if (what.kind == Kind::kBroadcast) {
       const auto source = static_cast<std::size_t>(params.source_rank);
       if (source >= member.ranks.size()) return absl::InternalError("a broadcast has no source");

@@ -212,6 +212,7 @@ absl::Status Groups::Join(const std::shared_ptr<Member>& member, const Cards& ca
   const std::lock_guard lock(mutex_);
   if (!aborted_.ok()) return aborted_;
   member->engine = *joined;
+  if (how == Plan::Kind::kHosts) member->wire = identity_->wire;
   member->token = Tokens::Get().Add(member);
   return absl::OkStatus();
 }

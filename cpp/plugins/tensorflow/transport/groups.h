@@ -37,6 +37,7 @@ struct Member {
   std::vector<int> ranks;  // the engine's rank of each entry of group.members
   std::string token;       // finds it again, FindMember
   std::shared_ptr<collective::Engine> engine;
+  collective::Wire wire = collective::Wire::kSame;  // between hosts
   std::vector<std::function<void()>> waiting;
 };
 

@@ -68,6 +68,8 @@ std::string HostIn(const std::string& address) {
 Result<std::shared_ptr<Identity>> Identity::Make(const Settings& settings,
                                                  const std::string& address) {
   auto identity = std::make_shared<Identity>();
+  if (settings.compression == "fp16") identity->wire = collective::Wire::kFloat16;
+  if (settings.compression == "bf16") identity->wire = collective::Wire::kBFloat16;
   ARC_ASSIGN(identity->hub, collective::Hub::Listen(settings.secret));
   Card& card = identity->card;
   card.version = kCardVersion;

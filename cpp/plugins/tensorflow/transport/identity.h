@@ -18,8 +18,9 @@ namespace arcflow::tf {
 struct Identity {
   Card card;
   std::unique_ptr<collective::Hub> hub;
-  std::unique_ptr<collective::Lobby> lobby;  // null: the card says why
-  std::shared_ptr<transport::Depot> depot;   // null: tensors travel by gRPC
+  std::unique_ptr<collective::Lobby> lobby;         // null: the card says why
+  std::shared_ptr<transport::Depot> depot;          // null: tensors travel by gRPC
+  collective::Wire wire = collective::Wire::kSame;  // Settings::compression
 
   /// `address`: "host:port" where the cluster's definition has this task. Errors: no hub; with
   /// another transport than "auto" also what stands in the way of a lobby or a depot that it needs:

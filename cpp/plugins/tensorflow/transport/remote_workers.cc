@@ -108,8 +108,7 @@ Tensor TensorFor(tensorflow::TensorResponse* response) {
 
 /// A tensor or buffer of some size came by gRPC all the same.
 absl::Status CameWhole(const Ends& ends, const std::string& task, const Road& road, bool asked) {
-  const std::string why =
-      road.open ? "its server sent one whole" : road.why;
+  const std::string why = road.open ? "its server sent one whole" : road.why;
   CountFallback("tensors of " + task + ": " + why);
   if (!ends.Refuse(road, asked)) return absl::OkStatus();
   return absl::FailedPreconditionError("transport='" + ends.identity->card.mode +
@@ -250,8 +249,7 @@ class RemoteWorker : public tensorflow::WorkerInterface {
       const auto type = output.GetMemoryType();
       const bool on_host = type == tensorflow::AllocatorMemoryType::kHostPageable ||
                            type == tensorflow::AllocatorMemoryType::kHostPinned;
-      const Tensor host =
-          on_host ? output : PinnedTensor(*device, output.dtype(), output.shape());
+      const Tensor host = on_host ? output : PinnedTensor(*device, output.dtype(), output.shape());
       const auto fetched = [=](const absl::Status& outcome) {
         if (!outcome.ok() || on_host) return done(outcome);
         const auto* const info = device->tensorflow_accelerator_device_info();

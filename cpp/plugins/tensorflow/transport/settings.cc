@@ -45,6 +45,7 @@ Result<Settings> ParseSettings(const std::string& text) {
   try {
     settings.mode = json.value("mode", settings.mode);
     settings.run_id = json.value("run_id", "");
+    settings.compression = json.value("compression", "");
     settings.rdma_backend = json.value("rdma_backend", settings.rdma_backend);
     const auto ports = json.value("ports", std::array<int, 2>{0, 0});
     settings.first_port = ports[0];
@@ -56,6 +57,10 @@ Result<Settings> ParseSettings(const std::string& text) {
     settings.secret = *secret;
   } catch (const nlohmann::json::exception& error) {
     return InvalidArgument(std::string("transport settings: ") + error.what());
+  }
+  if (settings.compression != "" && settings.compression != "fp16" &&
+      settings.compression != "bf16") {
+    return InvalidArgument("compression='" + settings.compression + "' is not bf16 or fp16");
   }
   if (settings.rdma_backend != "rdma" && settings.rdma_backend != "ucx") {
     return InvalidArgument("rdma_backend='" + settings.rdma_backend + "' is not rdma or ucx");

@@ -14,6 +14,8 @@ struct Settings {
   std::string mode = "auto";  // auto, shm, tcp, rdma, grpc
   std::string secret;         // the run's, raw bytes
   std::string run_id;
+  std::string
+      compression;     // of what goes between hosts in an all-reduce of float32: "", fp16, bf16
   int first_port = 0;  // that we may listen on for other hosts; 0: any
   int last_port = 0;
   /// The transport's backend for mode "rdma". Tests without a device put "ucx" here, UCX over
@@ -26,8 +28,8 @@ void Configure(Settings settings);
 /// FailedPrecondition when Configure has not been called.
 Result<Settings> CurrentSettings();
 
-/// From JSON: {mode, secret (hex), run_id, ports: [first, last], rdma_backend}. InvalidArgument
-/// says which field is wrong.
+/// From JSON: {mode, secret (hex), run_id, ports: [first, last], compression, rdma_backend}.
+/// InvalidArgument says which field is wrong.
 Result<Settings> ParseSettings(const std::string& json);
 
 }  // namespace arcflow::tf

@@ -36,8 +36,7 @@ Tensor PinnedTensor(tensorflow::DeviceBase& device, tensorflow::DataType type,
 void StageOut(const Tensor& tensor, tensorflow::Device* device, tensorflow::DeviceContext* context,
               std::function<void(const absl::Status&, const Tensor& host)> done) {
   if (context == nullptr) return done(NoContext(*device), {});
-  const auto host =
-      std::make_shared<Tensor>(PinnedTensor(*device, tensor.dtype(), tensor.shape()));
+  const auto host = std::make_shared<Tensor>(PinnedTensor(*device, tensor.dtype(), tensor.shape()));
   if (!host->IsInitialized()) {
     return done(absl::ResourceExhaustedError("arcflow: no pinned host memory for a tensor of " +
                                              std::to_string(tensor.TotalBytes()) + " bytes"),
