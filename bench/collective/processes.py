@@ -59,20 +59,20 @@ class Cluster:
             found.append(json.loads(line))
         return found
 
-    def measure(self, what: int | str, steps: int) -> dict[str, float]:
-        """Rank 0's step; all ranks take part."""
-        key = "set" if isinstance(what, str) else "bytes"
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Tell all ranks to do something; the answer is rank 0's."""
         for child in self._children:
-            child.stdin.write(json.dumps({key: what, "steps": steps}) + "\n")
+            child.stdin.write(json.dumps(command) + "\n")
             child.stdin.flush()
         return self.answers()[0]
 
+    def measure(self, what: int | str, steps: int) -> dict[str, float]:
+        """Rank 0's step; all ranks take part."""
+        return self.ask(**{"set" if isinstance(what, str) else "bytes": what}, steps=steps)
+
     def report(self) -> dict[str, Any]:
         """Return what rank 0 says of its transport."""
-        for child in self._children:
-            child.stdin.write(json.dumps({"report": True}) + "\n")
-            child.stdin.flush()
-        return self.answers()[0]
+        return self.ask(report=True)
 
     def close(self) -> None:
         for child in self._children:

@@ -2,8 +2,8 @@
 """One rank of a bench: a TensorFlow process that measures all-reduces when it is told to.
 
 Reads one JSON command a line from stdin, answers with one JSON line each:
-``{"bytes": n, "steps": k}`` (one tensor of float32), ``{"set": "vgg19", "steps": k}``, or
-``{"report": true}``. Arguments: the system, and for arcflow the transport.
+``{"bytes": n, "steps": k}`` (one tensor of float32), ``{"set": "vgg19", "steps": k}``,
+``{"soak": n, "steps": k}`` or ``{"report": true}``. Arguments: the system, and for arcflow the transport.
 """
 
 from __future__ import annotations
@@ -109,6 +109,17 @@ class Bench:
         cpu = (_cpu_seconds() - before) / steps
         return {"ms": statistics.median(times) * 1e3, "cpu_ms": cpu * 1e3}
 
+    def soak(self, what: int, steps: int) -> dict[str, float]:
+        """Take steps, and tell how much memory the process has in the end, in megabytes."""
+        import gc
+
+        run = self._steps.get(what) or self._steps.setdefault(what, self._make_step(what))
+        for _ in range(steps):
+            run()
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {"rss_mb": pages * resource.getpagesize() / 1e6}
+
 
 def _cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -126,6 +137,9 @@ def main() -> None:
             from arcflow import _transport
 
             print(json.dumps(_transport.report()), file=answers)
+            continue
+        if "soak" in command:
+            print(json.dumps(bench.soak(command["soak"], command["steps"])), file=answers)
             continue
         what = command.get("set") or command["bytes"]
         print(json.dumps(bench.measure(what, command["steps"])), file=answers)

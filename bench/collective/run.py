@@ -124,11 +124,39 @@ def make_rows(ranks: int, what: int | str, found: dict[str, list[Any]]) -> list[
     return rows
 
 
+def soak(steps: int) -> list[Any]:
+    """Many small steps of one cluster: does memory grow."""
+    cluster = Cluster("arcflow", 2)
+    try:
+        cluster.answers()  # ready
+        first = cluster.ask(soak=SOAK_BYTES, steps=steps // 10)["rss_mb"]
+        last = cluster.ask(soak=SOAK_BYTES, steps=steps)["rss_mb"]
+        counted = cluster.report()["collectives"]
+    finally:
+        cluster.close()
+    case = f"{steps:,} all-reduces of {shown(SOAK_BYTES)}, 2 ranks, one host"
+    return [
+        make_row(case, "memory gained by rank 0", [last - first], "MB", goal="<= 5"),
+        make_row(case, "mappings of memory in all", [float(counted["mappings"])], ""),
+    ]
+
+
+# What `--only` names.
+PARTS: dict[str, Callable[[int, Path | None], list[Any]]] = {
+    "two": lambda repeats, mpi: compare(2, [*SIZES], repeats, mpi),
+    "vgg19": lambda repeats, mpi: compare(2, ["vgg19"], repeats, mpi),
+    "four": lambda repeats, mpi: compare(4, [4 * KIB, 64 * MIB], repeats, mpi),
+    "eight": lambda repeats, mpi: compare(8, [64 * MIB], repeats, mpi),
+    "hosts": lambda repeats, mpi: compare_hosts([64 * MIB, 256 * MIB], repeats, mpi),
+    "soak": lambda repeats, mpi: soak(100_000),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--small", action="store_true", help="two sizes, one repeat: a smoke run")
-    parser.add_argument("--only-hosts", action="store_true", help="only the rows of two hosts")
+    parser.add_argument("--only", help=f"some of: {','.join(PARTS)}")
     parser.add_argument("--output", type=Path, default=Path("build/bench/collective.json"))
     args = parser.parse_args()
     env = environment(["tensorflow-cpu", "numpy"])
@@ -138,13 +166,9 @@ def main() -> None:
         if args.small:
             rows += compare(2, [4 * KIB, MIB], 1, program)
             rows += compare_hosts([MIB], 1, program)
-        elif args.only_hosts:
-            rows += compare_hosts([64 * MIB, 256 * MIB], args.repeats, program)
         else:
-            rows += compare(2, [*SIZES, "vgg19"], args.repeats, program)
-            rows += compare(4, [4 * KIB, 64 * MIB], args.repeats, program)
-            rows += compare(8, [64 * MIB], args.repeats, program)
-            rows += compare_hosts([64 * MIB, 256 * MIB], args.repeats, program)
+            for part in args.only.split(",") if args.only else PARTS:
+                rows += PARTS[part](args.repeats, program)
     print_table(env, rows)
     write_json(args.output, env, rows)
 
