@@ -36,6 +36,7 @@ STOCK_GOALS = {
 }
 MPI_GOALS = {(2, 4 * MIB): 1.1, (2, 64 * MIB): 0.35, (2, 256 * MIB): 0.35}
 VGG_GOAL = 1 / 12
+SOAK_BYTES = 64 * KIB
 
 
 @contextlib.contextmanager
