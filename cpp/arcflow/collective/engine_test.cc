@@ -118,7 +118,7 @@ TEST_P(EngineTest, BroadcastFromEveryRoot) {
                           Merge::kAdd,
                           0,
                           static_cast<std::uint32_t>(root),
-                          0,
+                          Wire::kSame,
                           count,
                           0};
         operation.in = r == root ? In(in) : nullptr;
@@ -138,7 +138,7 @@ TEST_P(EngineTest, AllGatherPutsPartsInOrderOfRank) {
       std::vector<std::uint8_t> out(count * Ranks());
       Operation operation;
       operation.key = count;
-      operation.what = {Kind::kAllGather, Element::kByte, Merge::kAdd, 0, 0, 0, count, 0};
+      operation.what = {Kind::kAllGather, Element::kByte, Merge::kAdd, 0, 0, Wire::kSame, count, 0};
       operation.in = In(in);
       operation.out = Out(out);
       ASSERT_TRUE(groups[static_cast<std::size_t>(r)]->Run(std::move(operation)).ok());
@@ -159,7 +159,7 @@ TEST_P(EngineTest, AllToAllSendsEachPartToItsRank) {
       std::vector<std::int32_t> out(count * Ranks());
       Operation operation;
       operation.key = count;
-      operation.what = {Kind::kAllToAll, Element::kInt32, Merge::kAdd, 0, 0, 0, count, 0};
+      operation.what = {Kind::kAllToAll, Element::kInt32, Merge::kAdd, 0, 0, Wire::kSame, count, 0};
       operation.in = In(in);
       operation.out = Out(out);
       ASSERT_TRUE(groups[static_cast<std::size_t>(r)]->Run(std::move(operation)).ok());
@@ -180,7 +180,8 @@ TEST_P(EngineTest, ReduceScatterGivesEachRankItsPart) {
       std::vector<double> out(count);
       Operation operation;
       operation.key = count;
-      operation.what = {Kind::kReduceScatter, Element::kFloat64, Merge::kMax, 0, 0, 0, count, 0};
+      operation.what = {
+          Kind::kReduceScatter, Element::kFloat64, Merge::kMax, 0, 0, Wire::kSame, count, 0};
       operation.in = In(in);
       operation.out = Out(out);
       ASSERT_TRUE(groups[static_cast<std::size_t>(r)]->Run(std::move(operation)).ok());
@@ -217,7 +218,8 @@ TEST_P(EngineTest, EveryTypeMergesInOrderOfRank) {
         MergeByHost(GetParam(), element, static_cast<Merge>(m), sources, want.data(), count);
         Operation operation;
         operation.key = e * 10 + m;
-        operation.what = {Kind::kAllReduce, element, static_cast<Merge>(m), 0, 0, 0, count, 0};
+        operation.what = {
+            Kind::kAllReduce, element, static_cast<Merge>(m), 0, 0, Wire::kSame, count, 0};
         operation.in = all[static_cast<std::size_t>(r)].data();
         operation.out = out.data();
         ASSERT_TRUE(groups[static_cast<std::size_t>(r)]->Run(std::move(operation)).ok());
