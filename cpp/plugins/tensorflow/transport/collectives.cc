@@ -245,7 +245,7 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
   absl::Status InitializeCollectiveContext(
       std::shared_ptr<tensorflow::CollectiveContext> context) override {
     context_ = std::move(context);
-    return absl::OkStatus();
+    return context_->dev_mgr->LookupDevice(context_->device_name, &context_->device);
   }
 
   void Run(StatusCallback done) override {
