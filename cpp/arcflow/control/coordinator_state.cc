@@ -24,7 +24,7 @@ constexpr std::size_t kMaxBarrierBytes = kControlFrameBytes - 4096;
 constexpr double kRowsDelay_s = 0.02;
 constexpr double kRowsDelayPerRank_s = 0.0015;
 constexpr double kSealedRowsDelayPerRank_s = 0.003;
-constexpr double kProgressPerRank_s = 0.002;         // likewise for the driver's view of all ranks
+constexpr double kProgressPerRank_s = 0.002;  // likewise for the driver's view of all ranks
 
 /// Learns from a message how far its sender's clock is off. A message is never received before it
 /// was sent, so the least difference is the nearest to the truth.
