@@ -376,7 +376,7 @@ std::vector<Status> JoinTwo(const Station& first, const Station& second,
 TEST(LobbyTest, WhoDoesNotComeIsNamedToAll) {
   const Station a = Station::Make();
   const Station b = Station::Make();
-  for (const Status& status : JoinTwo(a, b, {0, 1, 2, 3}, {0, 1, 2, 3}, 0.5)) {
+  for (const Status& status : JoinTwo(a, b, {0, 1, 2, 3}, {0, 1, 2, 3}, 2)) {
     EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
     EXPECT_THAT(std::string(status.message()), HasSubstr("ranks 2, 3 did not come"));
   }
