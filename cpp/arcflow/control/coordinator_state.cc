@@ -368,13 +368,16 @@ void CoordinatorState::ArmBarrierTimer() {
 
 void CoordinatorState::EmitProgress() {
   if (!std::exchange(progress_changed_, false)) return;
-  json ranks = json::array();
-  for (const auto& [rank, member] : members_) {
-    json entry = member->beat.is_object() ? member->beat : json::object();
+  json event{{"event", "progress"}, {"ranks", json::array()}};
+  json& ranks = event["ranks"];
+  for (const auto& [rank, member] : members_) {  // lent, for copies of a thousand are slow
+    json entry = member->beat.is_object() ? std::move(member->beat) : json::object();
     entry["rank"] = rank;
     ranks.push_back(std::move(entry));
   }
-  Emit(EventQueue::Kind::kProgress, {{"event", "progress"}, {"ranks", std::move(ranks)}});
+  Emit(EventQueue::Kind::kProgress, event);
+  auto back = ranks.begin();
+  for (const auto& [rank, member] : members_) member->beat = std::move(*back++);
 }
 
 }  // namespace arcflow::control

@@ -87,7 +87,8 @@ class ChannelImpl final : public Channel,
   std::error_code OpenSocket(const asio::ip::tcp::endpoint& endpoint);
   void BeginHandshake(Result<Handshake> handshake);
   void Read();
-  void OnRead(const std::error_code& error, std::size_t bytes, std::size_t placed);
+  void OnReadable(std::error_code error);
+  void OnRead(std::span<const std::byte> got, std::size_t placed);
   bool TakePlace(const std::string& head);
   Status Queue(Outgoing outgoing, std::size_t counts);
   void OnHandshakeBytes(std::span<const std::byte> bytes);
@@ -141,7 +142,7 @@ class ChannelImpl final : public Channel,
   FrameDecoder decoder_;
   std::optional<asio::steady_timer> timer_;
   std::optional<asio::steady_timer> retry_timer_;
-  std::vector<std::byte> read_buffer_;
+  std::size_t read_bytes_ = 0;  // at once, at most
   std::string handshake_output_;  // goes out before any frame
   RawPlace raw_place_;            // of a raw frame that is coming; moves on with it
   std::optional<Outgoing> writing_;
