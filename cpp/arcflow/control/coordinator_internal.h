@@ -40,7 +40,7 @@ struct CoordinatorState::MemberState {
   Join join;
   PeerPtr peer;
   Deadline::Clock::time_point last_seen;
-  nlohmann::json beat;                     // last one
+  std::string beat;  // the last one, as progress tells it: text, for a thousand trees are slow
   double clock_offset_s = kUnknownOffset;  // ours minus its; the least that a message showed
   bool done = false;                       // its node returned a result
   bool failed = false;                     // it, or we about it, reported a failure

@@ -36,6 +36,10 @@ Status NoteClock(const json& message, double* offset_s) {
   return in.status();
 }
 
+std::string Text(const json& object) {
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 }  // namespace
 
 net::ChannelOptions ControlChannelOptions(const std::string& secret, bool encrypt) {
@@ -74,7 +78,7 @@ net::ChannelCallbacks CoordinatorState::OnAccepted(std::shared_ptr<net::Channel>
 }
 
 void CoordinatorState::Emit(EventQueue::Kind kind, const json& event) {
-  events_.Push(kind, event.dump(-1, ' ', false, json::error_handler_t::replace));
+  events_.Push(kind, Text(event));
 }
 
 void CoordinatorState::Broadcast(const json& message) {
@@ -241,10 +245,11 @@ Status CoordinatorState::OnBeat(MemberState& member, json& message) {
   }
   if (!rows_changed_.empty()) ScheduleRows(ended_now);
   ARC_TRY(NoteClock(message, &member.clock_offset_s));
-  member.beat = json::object();
+  json shown{{"rank", member.join.rank}};
   for (const char* key : {"counters", "feeds", "rss_bytes"}) {
-    if (const auto it = message.find(key); it != message.end()) member.beat[key] = std::move(*it);
+    if (const auto it = message.find(key); it != message.end()) shown[key] = std::move(*it);
   }
+  member.beat = Text(shown);
   progress_changed_ = true;
   return Status::Ok();
 }
@@ -368,16 +373,12 @@ void CoordinatorState::ArmBarrierTimer() {
 
 void CoordinatorState::EmitProgress() {
   if (!std::exchange(progress_changed_, false)) return;
-  json event{{"event", "progress"}, {"ranks", json::array()}};
-  json& ranks = event["ranks"];
-  for (const auto& [rank, member] : members_) {  // lent, for copies of a thousand are slow
-    json entry = member->beat.is_object() ? std::move(member->beat) : json::object();
-    entry["rank"] = rank;
-    ranks.push_back(std::move(entry));
+  std::string event = R"({"event":"progress","ranks":[)";
+  for (const auto& [rank, member] : members_) {
+    if (event.back() != '[') event += ',';
+    event += member->beat.empty() ? Text({{"rank", rank}}) : member->beat;
   }
-  Emit(EventQueue::Kind::kProgress, event);
-  auto back = ranks.begin();
-  for (const auto& [rank, member] : members_) member->beat = std::move(*back++);
+  events_.Push(EventQueue::Kind::kProgress, event + "]}");
 }
 
 }  // namespace arcflow::control
