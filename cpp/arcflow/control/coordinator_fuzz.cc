@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,6 +39,10 @@ class FakeChannel : public arcflow::net::Channel {
     return frame.ok() ? Count() : frame.status();
   }
   Status SendFrame(arcflow::net::SharedFrame /*frame*/) override { return Count(); }
+  Status SendRaw(std::string /*head*/, std::span<const std::byte> /*bytes*/,
+                 std::shared_ptr<const void> /*keep*/) override {
+    return Count();
+  }
   void Close() override { closing_ = true; }
   void Abort(Status /*why*/) override { closing_ = true; }
   std::string peer() const override { return "fuzz"; }
