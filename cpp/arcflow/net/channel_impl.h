@@ -142,7 +142,7 @@ class ChannelImpl final : public Channel,
   FrameDecoder decoder_;
   std::optional<asio::steady_timer> timer_;
   std::optional<asio::steady_timer> retry_timer_;
-  std::size_t read_bytes_ = 0;  // at once, at most
+  std::size_t read_bytes_ = 0;    // at once, at most
   std::string handshake_output_;  // goes out before any frame
   RawPlace raw_place_;            // of a raw frame that is coming; moves on with it
   std::optional<Outgoing> writing_;
