@@ -11,7 +11,6 @@
 #include "arcflow/net/frame.h"
 
 namespace arcflow::control {
-namespace {}  // namespace
 
 std::string ChunkHead(std::uint64_t at, std::size_t bytes) {
   std::string head = net::RawFrameHeader(kChunkPlaceBytes + bytes);

@@ -35,7 +35,7 @@ struct ChannelOptions {
   std::size_t max_frame_bytes = kMaxFrameBytes;
   std::size_t max_raw_bytes = 0;   // of raw frames that are accepted; 0: none are
   std::size_t raw_head_bytes = 0;  // of a raw frame, before what on_raw_place finds a place for
-  std::size_t read_bytes = std::size_t{16} << 10;  // at once; there may be thousands of channels
+  std::size_t read_bytes = std::size_t{16} << 10;  // at once; all channels of a loop share a buffer
   std::size_t max_queued_bytes = std::size_t{16} << 20;  // encoded frames waiting to be sent
   std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);
   std::chrono::nanoseconds linger =

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,6 @@ def _check(reference: dict[str, Any], folder: str) -> None:
 
 def main() -> int:
     what, file = sys.argv[1], Path(sys.argv[2])
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder:
         if what == "reference":
             file.write_text(json.dumps(_values(collectives("grpc"), tensors("grpc", folder))))
