@@ -2,7 +2,6 @@
 // The coordinator's life: start, address, events, stop; what it decides is in coordinator_state.cc.
 #include "arcflow/control/coordinator.h"
 
-#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -18,9 +17,6 @@ namespace arcflow::control {
 namespace {
 
 constexpr std::chrono::seconds kCloseTimeout{2};
-// What many agents say is handled in batches, for waking up costs more than most messages do.
-constexpr std::chrono::nanoseconds kRestPerRank = std::chrono::microseconds(10);
-constexpr std::chrono::nanoseconds kLongestRest = std::chrono::milliseconds(10);
 
 Status CheckOptions(const CoordinatorOptions& options) {
   if (options.secret.size() != kSecretBytes) {
@@ -69,7 +65,6 @@ class Coordinator::Impl {
     address.host = options.advertise_host.empty() ? listener->host() : options.advertise_host;
     address.port = listener->port();
     loop->Post([this] { state->Begin(); });
-    loop->RestAfterWork(std::min(kRestPerRank * options.size, kLongestRest));
     ARC_TRY(loop->StartThread());
     running = true;
     return Status::Ok();

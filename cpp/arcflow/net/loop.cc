@@ -80,7 +80,6 @@ struct Loop::Impl {
   std::thread thread;
   std::atomic<std::thread::id> runner{};
   std::atomic<bool> stopping{false};
-  std::chrono::nanoseconds rest{0};  // before the loop runs
   std::atomic<std::uint64_t> next_id{1};
   // Touched on the loop thread only.
   std::map<TimerId, std::shared_ptr<Timer>> timers;
@@ -139,14 +138,7 @@ Loop::TimerId Loop::Impl::AddTimer(std::chrono::nanoseconds delay, std::chrono::
 
 void Loop::Impl::RunHere() {
   runner = std::this_thread::get_id();
-  if (rest.count() == 0) {
-    context.run();
-  } else {
-    while (context.run_one() > 0) {
-      context.poll();
-      std::this_thread::sleep_for(rest);
-    }
-  }
+  context.run();
   EndEverything();
   runner = std::thread::id();
 }
@@ -194,8 +186,6 @@ Status Loop::StartThread() {
   }
   return Status::Ok();
 }
-
-void Loop::RestAfterWork(std::chrono::nanoseconds rest) { impl_->rest = rest; }
 
 void Loop::Run() { impl_->RunHere(); }
 

@@ -35,9 +35,6 @@ class Loop {
   static Result<std::unique_ptr<Loop>> Create();
   ~Loop();
 
-  /// Before the loop runs: whenever it wakes up, it does all that there is to do, then rests so
-  /// long. For loops that hear little from each of very many peers, each of which would wake it.
-  void RestAfterWork(std::chrono::nanoseconds rest);
   /// Starts the loop's own thread, with all signals blocked in it. FailedPrecondition the second
   /// time.
   Status StartThread();

@@ -7,10 +7,7 @@
 #include <unistd.h>
 
 #include <future>
-#include <thread>
-#include <vector>
 
-#include "arcflow/base/deadline.h"
 #include "arcflow/base/fd.h"
 
 namespace arcflow::net {
@@ -48,26 +45,6 @@ struct Pipe {
   }
   Fd read, write;
 };
-
-TEST(LoopTest, ALoopThatRestsDoesWhatHasGatheredAtOnce) {
-  auto sut = std::move(Loop::Create()).value();
-  sut->RestAfterWork(milliseconds(50));
-  std::vector<Deadline::Clock::time_point> ran;
-  ASSERT_TRUE(sut->StartThread().ok());
-  for (int i = 0; i < 100; ++i) {
-    sut->Post([&] { ran.push_back(Deadline::Clock::now()); });
-    std::this_thread::sleep_for(milliseconds(1));
-  }
-  Flush(*sut);
-  ASSERT_EQ(ran.size(), 100u);
-  std::size_t rests = 0;
-  for (std::size_t i = 1; i < ran.size(); ++i) rests += ran[i] - ran[i - 1] > milliseconds(40);
-  EXPECT_GE(rests, 1u);
-  const auto passed = ran.back() - ran.front();
-  EXPECT_LE(rests, static_cast<std::size_t>(passed / milliseconds(40)) + 1);
-  sut->Stop();  // also while it rests
-  sut->Join();
-}
 
 TEST(LoopTest, TasksRunInOrderOnTheLoopThread) {
   auto sut = Started();
