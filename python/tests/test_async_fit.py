@@ -79,10 +79,27 @@ def train(ctx):
         def on_epoch_end(self, epoch, logs=None):
             told["epochs"].append((epoch, sorted(logs)))
 
-    # With a learning rate of nothing, sums over the epoch are those of all rows, whoever read them.
-    still = make_model(ctx, learning_rate=0.0)
+    class Rows(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="rows")
+            self.total = self.add_variable((), "zeros", name="total")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.total.assign_add(tf.cast(tf.shape(y_true)[0], tf.float32))
+
+        def result(self):
+            return self.total
+
+    def alike():  # batches of which each has the same errors: which worker read how many is left to them
+        x = tf.reshape(tf.range(8, dtype=tf.float32) / 8, [-1, 1])
+        return rows(ctx).map(lambda _, __: (x, 3 * x))
+
+    # With a learning rate of nothing, results over the epoch are those of the rows, and none is lost.
+    with ctx.strategy().scope():
+        counted = Rows()
+    still = make_model(ctx, learning_rate=0.0, metrics=("mae", counted))
     still.set_weights([np.full((1, 1), 2.0), np.zeros(1)])
-    exact = fit_async(still, ctx, lambda: rows(ctx), steps_per_epoch=40)
+    exact = fit_async(still, ctx, alike, steps_per_epoch=40)
     history = fit_async(
         model, ctx, lambda: rows(ctx), steps_per_epoch=40, epochs=4,
         validation_data=lambda: rows(ctx, "validation"), validation_steps=6, callbacks=[Tell()],
@@ -131,9 +148,10 @@ class TestOnSpark:
         assert len(history["loss"]) == 4
         assert history["loss"][-1] < history["loss"][0] / 4
         assert history["val_mae"][-1] < history["val_mae"][0]
-        # Errors are x, whose mean square is 1/3 over all rows; both workers pass over theirs twice.
-        assert result["exact"]["loss"][0] == pytest.approx(1 / 3, rel=0.1)
-        assert result["exact"]["mae"][0] == pytest.approx(1 / 2, rel=0.1)
+        # Errors are x: 0/8 to 7/8 in every batch.
+        assert result["exact"]["loss"][0] == pytest.approx(140 / 8 / 64)
+        assert result["exact"]["mae"][0] == pytest.approx(28 / 8 / 8)
+        assert result["exact"]["rows"] == [40 * 8]
         assert [batch for batch, _ in result["told"]["steps"]] == 4 * list(range(40))
         assert [epoch for epoch, _ in result["told"]["epochs"]] == [0, 1, 2, 3]
         assert result["told"]["epochs"][0][1] == ["loss", "mae", "val_loss", "val_mae"]
