@@ -41,6 +41,7 @@ stage_pytest() {
   cmake --preset python -B build/tf -DARC_DEVELOPER=ON -DARC_PYTHON=OFF -DARC_WERROR=ON >$logs/tf-configure.log &&
     cmake --build build/tf --target feed_harness arcflow_bench_ops tf_staging_test --parallel "$jobs" &&
     ctest --test-dir build/tf -R "^tf_staging" --output-on-failure &&
+    build/venv/bin/python python/tests/spark_class_archive.py &&
     build/venv/bin/python -m pytest -q --durations=40 -m "not hdfs and not yarn and not browser and not long" -n $((2 * jobs)) --dist loadfile --no-loadscope-reorder
 }
 stage_long() { build/venv/bin/python -m pytest -q --durations=0 -m long; }  # results with their date: docs/results/test-long.md

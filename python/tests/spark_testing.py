@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import spark_class_archive
 
 import arcflow
 
 SOURCE = str(Path(arcflow.__file__).resolve().parents[1])
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+JAVA_OPTIONS = spark_class_archive.java_options()
 # In the environment of every process that a test starts, so that leftovers are ours and nobody else's.
 MARK = "ARCFLOW_TEST_MARK"
 
