@@ -43,12 +43,13 @@ function(arc_target_unity target)
   endif()
 endfunction()
 
-# arc_module(<name> [DEPS <target>...] [BACKENDS <folder>...] [APART <source>...])
+# arc_module(<name> [SINGLE_THREADED] [DEPS <target>...] [BACKENDS <folder>...] [APART <source>...])
 # The folder is the list: *.h are the public headers, *.cc the sources, *_test.cc, *_bench.cc and *_fuzz.cc what they say,
 # so no file can be forgotten. Test-only headers are named *_testing.h. Folders of BACKENDS add theirs to the same library and test.
 # Sources of APART use names that others of the module use too: they are compiled alone (arc_target_unity).
+# SINGLE_THREADED: neither the module nor its tests have threads or shared state, so ThreadSanitizer need not run its tests.
 function(arc_module name)
-  cmake_parse_arguments(ARG "" "" "DEPS;BACKENDS;APART" ${ARGN})
+  cmake_parse_arguments(ARG "SINGLE_THREADED" "" "DEPS;BACKENDS;APART" ${ARGN})
   set(target arcflow_${name})
   set_source_files_properties(${ARG_APART} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   list(TRANSFORM ARG_BACKENDS APPEND "/*.h" OUTPUT_VARIABLE backend_headers)
@@ -73,7 +74,7 @@ function(arc_module name)
   endif()
 
   file(GLOB tests CONFIGURE_DEPENDS *_test.cc ${backend_tests})
-  if(tests)
+  if(tests AND NOT (ARG_SINGLE_THREADED AND ARC_SANITIZE STREQUAL "thread"))
     add_executable(${name}_test ${tests})
     arc_target_defaults(${name}_test TEST)
     arc_target_unity(${name}_test)

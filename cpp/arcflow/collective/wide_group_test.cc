@@ -106,7 +106,7 @@ TEST(WideGroupTest, OneRankAHostMovesWhatTheAlgorithmSays) {
     std::vector<int> hosts;
     for (std::size_t r = 0; r < ranks; ++r) hosts.push_back(static_cast<int>(r));
     const auto engines = MakeEngines(hosts);
-    const std::size_t count = ranks * kMiB;
+    const std::size_t count = ranks * kMiB / 4;
     ReduceOnAll(engines, count);
     for (std::size_t r = 0; r < ranks; ++r) {
       const GroupCounters counters = engines[r]->counters();
@@ -125,7 +125,7 @@ TEST(WideGroupTest, OneRankAHostMovesWhatTheAlgorithmSays) {
 
 TEST(WideGroupTest, TwoRanksOnEachOfTwoHostsMoveNBytesAndNotTwice) {
   const auto engines = MakeEngines({0, 0, 1, 1});
-  const std::size_t count = 8 * kMiB;
+  const std::size_t count = 2 * kMiB;
   ReduceOnAll(engines, count);
   for (const int host : {0, 1}) {
     std::uint64_t left = 0;
@@ -146,13 +146,13 @@ TEST(WideGroupTest, StepsUseTheMemoryOfTheFirst) {
     const auto engines = MakeEngines(hosts);
     ReduceOnAll(engines, 300'000);
     const GroupCounters before = engines[0]->counters();
-    ReduceOnAll(engines, 300'000, 20);
+    ReduceOnAll(engines, 300'000, 5);
     ReduceOnAll(engines, 50, 20);
     const GroupCounters after = engines[0]->counters();
     EXPECT_EQ(before.registrations, 1u);
     EXPECT_EQ(after.registrations, before.registrations);
     EXPECT_EQ(after.mappings, before.mappings);
-    EXPECT_EQ(after.operations, before.operations + 40);
+    EXPECT_EQ(after.operations, before.operations + 25);
     EXPECT_EQ(after.small_operations, 20u);
   }
 }
@@ -329,8 +329,8 @@ TEST(WideGroupTest, NothingIsTouchedAfterAnOperationHasFailed) {
     OnEachRank(ranks, [&](int r) {
       Status status;
       for (std::uint64_t key = 0; status.ok(); ++key) {
-        auto in = std::make_unique<std::vector<float>>(kMiB, 1.0f);
-        auto out = std::make_unique<std::vector<float>>(kMiB);
+        auto in = std::make_unique<std::vector<float>>(kMiB / 4, 1.0f);
+        auto out = std::make_unique<std::vector<float>>(kMiB / 4);
         status = engines[static_cast<std::size_t>(r)]->Run(AddFloats(key, *in, *out));
       }
       EXPECT_EQ(status.code(), Code::kAborted);
