@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from .. import _replicas, errors
-from . import _callbacks, _keras, _padding, transport
+from . import _callbacks, _keras, _padding, _reduce_lists, transport
 from ._per_node import remainder_of
 
 
@@ -70,6 +70,8 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "ctx.strategy() has to come before the first dataset, tensor or model of the "
                 "program: TensorFlow joins its cluster only while it is untouched"
             ) from error
+        if self.extended._num_workers > 1:
+            _reduce_lists.install(self.extended)
         if _replicas.accumulates():
             # Keras then updates in a branch of the graph, where replicas cannot meet in a merge call.
             # They need not: gradients are reduced by collectives of each replica.

@@ -56,6 +56,14 @@ def library_path(version: str) -> Path:
     return path
 
 
+@functools.cache
+def operations() -> Any:
+    """The plug-in's TensorFlow operations, as functions of a module."""
+    import tensorflow as tf
+
+    return tf.load_op_library(str(library_path(tf.__version__)))
+
+
 def prepare() -> str:
     """Make this process ready for a server with our protocol; call it before TensorFlow makes one.
 

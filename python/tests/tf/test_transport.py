@@ -40,7 +40,8 @@ def ours(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
             hosts = [(spaces.prefix(i), spaces.address(i)) for i in range(2)]
         elif request.param == "tcp":
             mode = "tcp"
-        found = ranks("everything", 2, mode=mode, hosts=hosts)
+        listed = request.param == "tcp"
+        found = ranks("everything", 2, mode=mode, listed=listed, hosts=hosts)
     return [{**one, "backend": request.param} for one in found]
 
 
@@ -64,6 +65,15 @@ def test_all_reduce_of_two_is_equal_to_tensorflow_to_the_last_bit(
             strict=True,
         ):
             assert mine == theirs, case
+
+
+def test_lists_are_reduced_where_they_lie_and_equal_tensorflow(ours: Pair, stock: Pair) -> None:
+    for mine, theirs in zip(ours, stock, strict=True):
+        assert mine["lists"]["crc"] == theirs["lists"]["crc"]
+        assert mine["lists"]["kept"]
+        # Of two all-reduces each: the types with more than one tensor, those with one.
+        assert (mine["lists"]["lists"], mine["lists"]["singles"]) == (2, 4)
+        assert theirs["lists"]["lists"] == 0
 
 
 def test_bytes_are_told_for_each_pair(ours: Pair, stock: Pair) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 import sys
@@ -159,14 +160,76 @@ def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
     return {"wrong": wrong, "reports": reports}
 
 
-def disagree() -> tuple[str, str]:
+LIST = (
+    ("float32", (300, 1001)), ("float32", (3,)), ("int32", (70_000,)), ("float32", (0, 5)),
+    ("bfloat16", (100_003,)), ("float32", ()), ("float32", (17_000,)), ("float32", (40, 1000)),
+)  # fmt: skip
+
+
+def lists(mode: str) -> dict[str, Any]:
+    """A list as an optimizer reduces it, by the strategy; one of the tensors has a shape that is not known before."""
+    import tensorflow as tf
+
+    strategy, rank, _ = start(mode)
+    inputs = [
+        tf.cast(tf.reshape(values(i, rank, "float32", math.prod(shape)) * 10, shape), dtype)
+        for i, (dtype, shape) in enumerate(LIST)
+    ]
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
+    specs[-1] = tf.TensorSpec([None, None], inputs[-1].dtype)
+
+    @tf.function(input_signature=specs)
+    def step(*xs: Any) -> Any:
+        def reduce(*ys: Any) -> Any:
+            fresh = [y * 2 for y in ys]  # nobody else's: their memory may be used for the sums
+            kept = [y + 1 for y in ys]
+            return all_sums(fresh), all_sums(kept), kept
+
+        def all_sums(ys: Any) -> Any:
+            context = tf.distribute.get_replica_context()
+            if mode != "grpc":
+                return context.all_reduce("SUM", ys)
+            sums = list(ys)  # TensorFlow's own takes one type at a time
+            for dtype in dict.fromkeys(y.dtype for y in ys):
+                places = [i for i, y in enumerate(ys) if y.dtype == dtype]
+                reduced = context.all_reduce("SUM", [ys[i] for i in places])
+                for place, one in zip(places, reduced, strict=True):
+                    sums[place] = one
+            return sums
+
+        return strategy.run(reduce, args=xs)
+
+    for _ in range(3):
+        sums, more, kept = step(*inputs)
+    operations = [node.op for node in step.get_concrete_function().graph.as_graph_def().node]
+    for function in step.get_concrete_function().graph.as_graph_def().library.function:
+        operations += [node.op for node in function.node_def]
+    return {
+        "crc": [zlib.crc32(x.numpy().tobytes()) for x in (*sums, *more)],
+        "kept": all(
+            np.array_equal(tf.cast(a, tf.float32), tf.cast(b + 1, tf.float32))
+            for a, b in zip(kept, inputs, strict=True)
+        ),
+        "lists": operations.count("ArcflowAllReduceList"),
+        "singles": operations.count("CollectiveReduceV2"),
+    }
+
+
+def disagree(listed: bool = False) -> tuple[str, str]:
     import tensorflow as tf
     from tensorflow.python.ops import collective_ops as ops
+
+    from arcflow.tf import transport
 
     _, rank, size = start()
     ops.all_reduce_v2(tf.ones([4]), size, GROUP, 931)
     try:
-        ops.all_reduce_v2(tf.ones([4 + rank]), size, GROUP, 932)
+        if listed:
+            transport.operations().arcflow_all_reduce_list(
+                [tf.ones([2]), tf.ones([2 + rank])], size, GROUP, 932, ordering_token=[]
+            )
+        else:
+            ops.all_reduce_v2(tf.ones([4 + rank]), size, GROUP, 932)
     except tf.errors.OpError as error:
         return type(error).__name__, str(error)
     return "", ""
@@ -233,8 +296,8 @@ def shm_refused() -> tuple[str, str]:
     from tensorflow.python.ops import collective_ops as ops
 
     index = json.loads(os.environ["TF_CONFIG"])["task"]
-    _, _, size = start("shm", run_id=str(index))
     try:
+        _, _, size = start("shm", run_id=str(index))
         ops.all_reduce_v2(tf.ones([4]), size, GROUP, 1)
     except tf.errors.OpError as error:
         return type(error).__name__, str(error)
@@ -303,16 +366,17 @@ def reduces_and_steps(mode: str) -> dict[str, Any]:
     }
 
 
-def everything(mode: str) -> dict[str, Any]:
+def everything(mode: str, listed: bool = False) -> dict[str, Any]:
     """All that one cluster can do after another: starting TensorFlow is what takes time."""
     found: dict[str, Any] = {"all_reduces": all_reduces(mode), "other": other_collectives(mode)}
+    found["lists"] = lists(mode)
     if mode == "grpc":
         return found
     found["shuffled"] = all_reduces(mode, shuffled=True)
     found["scatter"] = reduce_scatter(mode)
     found["steps"] = mwms_steps(mode, count=2_000_003, steps=12)
     found["report"] = _transport.report()
-    found["disagree"] = disagree()  # TensorFlow is of no more use after an error
+    found["disagree"] = disagree(listed)  # TensorFlow is of no more use after an error
     return found
 
 

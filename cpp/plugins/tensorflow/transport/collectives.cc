@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
@@ -92,7 +93,7 @@ std::optional<Kind> KindOf(tensorflow::CollectiveType type) {
 }
 
 std::optional<Merge> MergeOf(const tensorflow::OpKernel* op) {
-  if (op == nullptr) return std::nullopt;
+  if (op == nullptr) return Merge::kAdd;  // kReduceListOp
   const std::string name(op->type_string());
   if (name == "Add" || name == "AddV2") return Merge::kAdd;
   if (name == "Mul") return Merge::kMul;
@@ -264,12 +265,34 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
     Recycle(context_->input, context_->output);
     operation.in = InputBytes(context_->input);
     operation.out = static_cast<std::byte*>(context_->output->data());
+    auto pieces = std::make_shared<std::vector<collective::Piece>>();
+    if (IsList()) {
+      *pieces = Pieces();
+      operation.pieces = *pieces;
+    }
     const auto keep = context_;
-    operation.done = [done, keep, member](const Status& status) { done(ToTf(status)); };
+    operation.done = [done, keep, member, pieces](const Status& status) { done(ToTf(status)); };
     member->engine->Submit(std::move(operation));
   }
 
  private:
+  bool IsList() const { return context_->op_ctx->op_kernel().type_string() == kReduceListOp; }
+
+  /// The tensors of a list. Empty ones have no piece.
+  std::vector<collective::Piece> Pieces() {
+    std::vector<collective::Piece> pieces;
+    auto* const kernel = context_->op_ctx;
+    for (int i = 0; i < kernel->num_outputs(); ++i) {
+      const Tensor& input = kernel->input(i);
+      Tensor* const output = kernel->mutable_output(i);
+      if (input.TotalBytes() == 0) continue;
+      Recycle(&input, output);
+      pieces.push_back(
+          {InputBytes(&input), static_cast<std::byte*>(output->data()), input.TotalBytes()});
+    }
+    return pieces;
+  }
+
   static const std::byte* InputBytes(const Tensor* input) {
     return input == nullptr ? nullptr : static_cast<const std::byte*>(input->data());
   }
@@ -321,7 +344,14 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
       if (source >= member.ranks.size()) return absl::InternalError("a broadcast has no source");
       what.root = static_cast<std::uint32_t>(member.ranks[source]);
     }
-    if (absl::Status s = CheckShapes(&what, like); !s.ok()) return s;
+    if (IsList()) {
+      what.count = static_cast<std::uint64_t>(params.instance.shape.num_elements());
+      for (int i = 1; i < context_->op_ctx->num_outputs(); ++i) {
+        what.shape = Hash(what.shape, HashOf(context_->op_ctx->input(i).shape()));
+      }
+    } else if (absl::Status s = CheckShapes(&what, like); !s.ok()) {
+      return s;
+    }
     operation->key = std::hash<std::string>()(context_->exec_key);
     const float limit = params.instance.impl_details.timeout_seconds;
     if (limit > 0) operation->deadline = Deadline::AfterSeconds(limit);
@@ -354,6 +384,10 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
 tensorflow::CollectiveRegistration g_registration(kName, [] { return new Collective(); });
 
 }  // namespace
+
+bool IsOurs(const CollectiveParams& params) {
+  return params.instance.impl_details.collective_name == kName;
+}
 
 tensorflow::CollectiveExecutorMgrInterface* NewCollectiveManager(
     const tensorflow::ConfigProto& config, const tensorflow::WorkerEnv* env,

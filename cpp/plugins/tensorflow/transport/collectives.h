@@ -11,6 +11,13 @@
 
 namespace arcflow::tf {
 
+/// The operation that reduces a list of tensors; its collective has neither merge nor final
+/// operation set, which counts as add and nothing.
+inline constexpr char kReduceListOp[] = "ArcflowAllReduceList";
+
+/// Whether completed parameters name our collective, and not one of TensorFlow's.
+bool IsOurs(const tensorflow::CollectiveParams& params);
+
 /// TensorFlow's manager of collectives with a resolver that gives covered operations to us. All
 /// else (timeouts, abortion, order, tracing) stays TensorFlow's. The caller owns it.
 tensorflow::CollectiveExecutorMgrInterface* NewCollectiveManager(
