@@ -28,7 +28,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxInbox = 1024;
-constexpr std::size_t kBuffers = 2;  // one is filled while the other is sent
+constexpr std::size_t kBuffers = 3;  // one is filled, others wait for room or are on their way
 
 }  // namespace
 
@@ -54,8 +54,8 @@ struct RemoteLink::Shared : std::enable_shared_from_this<RemoteLink::Shared> {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<net::Message> inbox;
-  std::deque<Segment> segments;  // full, and not sent
-  bool asking = false;           // the agent has been asked for room for the first of them
+  std::deque<Segment> segments;  // full, and not sent; the agent has been asked for room for each
+  int unsent = 0;                // of them, and the one that is being handed to the channel
   std::set<std::uint64_t> busy;  // buffers that are filled, wait, or are being sent
   std::vector<std::uint64_t> free;
   bool ready = false;
@@ -71,7 +71,6 @@ struct RemoteLink::Shared : std::enable_shared_from_this<RemoteLink::Shared> {
 
   // Require the mutex.
   Status Trouble() const { return closed ? why : refused; }
-  void AskRoom(net::Channel& channel);
 };
 
 void RemoteLink::Shared::OnMessage(net::Channel& channel, json& message) {
@@ -81,7 +80,7 @@ void RemoteLink::Shared::OnMessage(net::Channel& channel, json& message) {
     wrong = OnRoom(channel);
   } else {
     const std::lock_guard lock(mutex);
-    if (op == "refused" && asking) {
+    if (op == "refused" && unsent > 0) {
       refused = RefusalFromJson(message);
     } else if (inbox.size() >= kMaxInbox) {
       wrong = InvalidArgument("the agent says more than it was asked");
@@ -101,21 +100,13 @@ void RemoteLink::Shared::OnMessage(net::Channel& channel, json& message) {
   if (!wrong.ok()) channel.Abort(wrong);
 }
 
-void RemoteLink::Shared::AskRoom(net::Channel& channel) {
-  asking = !segments.empty();
-  if (!asking) return;
-  const Segment& next = segments.front();
-  const Status sent =
-      channel.Send({{"op", "acquire"}, {"feed", next.feed}, {"bytes", next.bytes.size()}});
-  if (!sent.ok()) refused = sent;
-}
-
 /// Sends the segment that waited; its buffer is free when its last byte has gone.
 Status RemoteLink::Shared::OnRoom(net::Channel& channel) {
   Segment segment;
   {
     const std::lock_guard lock(mutex);
-    if (!asking) return InvalidArgument("the agent grants what it was not asked for");
+    if (segments.empty()) return InvalidArgument("the agent grants what it was not asked for");
+    if (!refused.ok()) return Status::Ok();  // an earlier one was
     segment = std::move(segments.front());
     segments.pop_front();
   }
@@ -131,7 +122,7 @@ Status RemoteLink::Shared::OnRoom(net::Channel& channel) {
   }
   ARC_TRY(channel.Send({{"op", "publish"}, {"feed", segment.feed}, {"rows", segment.rows}}));
   const std::lock_guard lock(mutex);
-  AskRoom(channel);
+  --unsent;
   return Status::Ok();
 }
 
@@ -201,7 +192,7 @@ Result<std::unique_ptr<RemoteLink>> RemoteLink::Connect(const std::string& host,
 Status RemoteLink::Send(const json& packet, const std::vector<int>& fds) {
   {
     std::unique_lock lock(shared_->mutex);
-    shared_->changed.wait(lock, [&] { return !shared_->asking || !shared_->Trouble().ok(); });
+    shared_->changed.wait(lock, [&] { return shared_->unsent == 0 || !shared_->Trouble().ok(); });
     ARC_TRY(shared_->Trouble());
   }
   if (fds.empty()) return channel_->Send(packet);
@@ -274,8 +265,8 @@ Status RemoteLink::Publish(const std::string& feed, const Grant& grant, std::siz
   ARC_TRY(shared_->Trouble());
   shared_->segments.push_back(
       {feed, grant.buffer, std::span(base, grant.size_bytes), memory().Keep(grant.buffer), rows});
-  if (!shared_->asking) shared_->AskRoom(*channel_);
-  return Status::Ok();
+  ++shared_->unsent;
+  return channel_->Send({{"op", "acquire"}, {"feed", feed}, {"bytes", grant.size_bytes}});
 }
 
 }  // namespace arcflow::control

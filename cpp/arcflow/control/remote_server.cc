@@ -24,6 +24,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxTasks = 1024;
+constexpr int kMaxRooms = 4;  // of a task; ours asks for two
 
 Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = {}) {
   return net::SendPacket(socket.get(), packet, fds, Deadline::After(kAgentSends));
@@ -34,6 +35,8 @@ Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Options options,
                                                            SideServer& server) {
   std::unique_ptr<RemoteServer> remote(new RemoteServer(loop, server));
+  ARC_ASSIGN(remote->maker_, net::Loop::Create());
+  ARC_TRY(remote->maker_->StartThread());
   net::ListenerOptions listen;
   listen.host = options.host;
   listen.channel = options.channel;
@@ -60,6 +63,7 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Opti
 
 RemoteServer::~RemoteServer() {
   listener_.reset();
+  maker_.reset();
   while (!tasks_.empty()) Drop(tasks_.begin()->first);
 }
 
@@ -127,7 +131,11 @@ Status RemoteServer::OnMessage(Task& task, json& message) {
     message.erase("document");
     return Pass(task.socket, message, {document.get()});
   }
-  for (const char* known : {"acquire", "seal", "claim", "block", "serve"}) {
+  if (op == "acquire") {
+    if (++task.asked > kMaxRooms) return InvalidArgument("room for too many segments at once");
+    return Pass(task.socket, message);
+  }
+  for (const char* known : {"seal", "claim", "block", "serve"}) {
     if (op == known) return Pass(task.socket, message);
   }
   return InvalidArgument("unknown message " + CleanText(op, 64));
@@ -135,25 +143,29 @@ Status RemoteServer::OnMessage(Task& task, json& message) {
 
 Result<net::RawPlace> RemoteServer::PlaceOf(Task& task, const std::string& head,
                                             std::size_t bytes) {
-  if (!task.grant) return InvalidArgument("rows without room for them");
-  ARC_ASSIGN(const std::uint64_t at, PlaceOfChunk(head, bytes, task.grant->size_bytes));
-  return net::RawPlace{task.base + at, task.memory.Keep(task.grant->buffer)};
+  if (task.rooms.empty() || !task.rooms.front().told)
+    return InvalidArgument("rows without room for them");
+  const Room& room = task.rooms.front();
+  ARC_ASSIGN(const std::uint64_t at, PlaceOfChunk(head, bytes, room.grant.size_bytes));
+  return net::RawPlace{room.base + at, task.memory.Keep(room.grant.buffer)};
 }
 
 /// The rows are all here: the service may have them.
 Status RemoteServer::Publish(Task& task, json& message) {
-  if (!task.grant) return InvalidArgument("rows without room for them");
+  if (task.rooms.empty() || !task.rooms.front().told)
+    return InvalidArgument("rows without room for them");
+  const Room& room = task.rooms.front();
   std::uint64_t rows = 0;
   Fields in(message, "publish");
   in.Uint64("rows", &rows, feed::FeedLog::kMaxRows, Need::kRequired);
   ARC_TRY(in.status());
   std::vector<int> fds;
-  if (task.memfd.valid()) fds.push_back(task.memfd.get());
-  message["buffer"] = task.grant->buffer;
+  if (room.memfd.valid()) fds.push_back(room.memfd.get());
+  message["buffer"] = room.grant.buffer;
   message["closed"] = true;
   ARC_TRY(Pass(task.socket, message, fds));
-  task.grant.reset();
-  task.memfd.reset();
+  task.rooms.pop_front();
+  --task.asked;
   return Status::Ok();
 }
 
@@ -170,7 +182,7 @@ bool RemoteServer::OnPackets(int id) {
       found->second.channel->Close();
       return false;
     }
-    status = OnPacket(found->second, message);
+    status = OnPacket(id, found->second, message);
     if (!status.ok()) {
       found->second.watch = 0;
       Check(id, status);
@@ -179,8 +191,9 @@ bool RemoteServer::OnPackets(int id) {
   }
 }
 
-Status RemoteServer::OnPacket(Task& task, net::Message& message) {
-  if (message.op == "segment") return OnGrant(task, *message.body);
+Status RemoteServer::OnPacket(int id, Task& task, net::Message& message) {
+  if (message.op == "segment") return OnGrant(id, task, *message.body);
+  if (message.op == "refused") --task.asked;
   auto answer = std::make_unique<Answer>();
   answer->packet = std::move(*message.body);
   if (!message.fds.empty()) {
@@ -194,18 +207,50 @@ Status RemoteServer::OnPacket(Task& task, net::Message& message) {
   return Pump(task);
 }
 
-Status RemoteServer::OnGrant(Task& task, const json& packet) {
-  ARC_ASSIGN(feed::SegmentSource::Grant grant, GrantFromJson(packet));
-  const std::string feed = packet.value("feed", "");
-  task.memory.Drop(grant.drop);
-  if (grant.create) {
-    ARC_ASSIGN(task.base, task.memory.Create(feed, grant.buffer, grant.size_bytes, &task.memfd));
+Status RemoteServer::OnGrant(int id, Task& task, const json& packet) {
+  Room room;
+  ARC_ASSIGN(room.grant, GrantFromJson(packet));
+  room.feed = packet.value("feed", "");
+  task.memory.Drop(room.grant.drop);
+  if (room.grant.create) {
+    maker_->Post([this, id, feed = room.feed, buffer = room.grant.buffer,
+                  bytes = room.grant.size_bytes, alive = std::weak_ptr(alive_)] {
+      auto made = std::make_shared<Result<feed::GrantedMemory::Fresh>>(
+          feed::GrantedMemory::Make(feed, bytes));
+      loop_.Post([this, id, buffer, made, alive] {
+        if (!alive.expired()) OnMade(id, buffer, std::move(*made));
+      });
+    });
   } else {
-    ARC_ASSIGN(task.base, task.memory.Find(grant.buffer, grant.size_bytes));
+    ARC_ASSIGN(room.base, task.memory.Find(room.grant.buffer, room.grant.size_bytes));
   }
-  const json told{{"op", "segment"}, {"feed", feed}, {"bytes", grant.size_bytes}};
-  task.grant = std::move(grant);
-  return task.channel->Send(told);
+  task.rooms.push_back(std::move(room));
+  return TellRooms(task);
+}
+
+void RemoteServer::OnMade(int id, std::uint64_t buffer, Result<feed::GrantedMemory::Fresh> made) {
+  const auto found = tasks_.find(id);
+  if (found == tasks_.end()) return;
+  Task& task = found->second;
+  Status status = made.status();
+  for (Room& room : task.rooms) {
+    if (!status.ok() || room.grant.buffer != buffer) continue;
+    room.base = task.memory.Adopt(room.feed, buffer, std::move(*made), &room.memfd);
+    status = TellRooms(task);
+    break;
+  }
+  Check(id, status);
+}
+
+/// In the order asked, so that the task knows which of its segments there is room for.
+Status RemoteServer::TellRooms(Task& task) {
+  for (Room& room : task.rooms) {
+    if (room.base == nullptr) break;
+    if (std::exchange(room.told, true)) continue;
+    ARC_TRY(task.channel->Send(
+        {{"op", "segment"}, {"feed", room.feed}, {"bytes", room.grant.size_bytes}}));
+  }
+  return Status::Ok();
 }
 
 /// Answers in order, their documents before them, as much as may be under way.

@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 
 #include "arcflow/base/fd.h"
@@ -25,6 +24,8 @@ namespace arcflow::control {
 /// Speaks to a SideServer for each task that has connected by TCP, as the task would by its socket:
 /// passes packets on; the chunks that come before them are read into the memory that was granted.
 /// So staging, claims and inference know nothing of it, and memory stays bounded as for others.
+/// A task may ask for room for its next segment while it sends one: new memory is made meanwhile,
+/// on a thread of its own, because that takes longer than the rows take to arrive.
 /// Threads: the loop's. Never blocks. Lifetime: `server` must outlive it.
 class RemoteServer {
  public:
@@ -49,14 +50,21 @@ class RemoteServer {
     std::uint64_t at = 0;
     std::uint64_t bytes = 0;
   };
+  /// For a segment that comes, or will come.
+  struct Room {
+    feed::SegmentSource::Grant grant;
+    std::string feed;
+    std::byte* base = nullptr;  // null: being made
+    Fd memfd;                   // of new memory
+    bool told = false;          // the task knows, and may send
+  };
   struct Task {
     std::shared_ptr<net::Channel> channel;
     Fd socket;  // our end of its pair
     net::Loop::WatchId watch = 0;
     feed::GrantedMemory memory;
-    std::optional<feed::SegmentSource::Grant> grant;  // being filled
-    std::byte* base = nullptr;                        // of it
-    Fd memfd;                                         // of it, until it is published
+    std::deque<Room> rooms;  // in the order asked; the first is being filled
+    int asked = 0;           // segments that are asked for and not published
     std::deque<std::unique_ptr<Answer>> answers;
     std::uint64_t under_way = 0;
   };
@@ -67,8 +75,10 @@ class RemoteServer {
   Result<net::RawPlace> PlaceOf(Task& task, const std::string& head, std::size_t bytes);
   Status Publish(Task& task, nlohmann::json& message);
   bool OnPackets(int id);
-  Status OnPacket(Task& task, net::Message& message);
-  Status OnGrant(Task& task, const nlohmann::json& packet);
+  Status OnPacket(int id, Task& task, net::Message& message);
+  Status OnGrant(int id, Task& task, const nlohmann::json& packet);
+  void OnMade(int id, std::uint64_t buffer, Result<feed::GrantedMemory::Fresh> made);
+  Status TellRooms(Task& task);
   Status Pump(Task& task);
   void Check(int id, const Status& status);
   void Drop(int id);
@@ -78,6 +88,7 @@ class RemoteServer {
   std::unique_ptr<net::Listener> listener_;
   int next_id_ = 1;
   std::map<int, Task> tasks_;
+  std::unique_ptr<net::Loop> maker_;  // makes memory; ends before the tasks
   const std::shared_ptr<char> alive_ = std::make_shared<char>();  // callbacks of channels ask it
 };
 

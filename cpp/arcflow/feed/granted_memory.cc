@@ -6,14 +6,27 @@
 
 namespace arcflow::feed {
 
+Result<GrantedMemory::Fresh> GrantedMemory::Make(const std::string& feed, std::size_t size_bytes) {
+  Fresh fresh;
+  ARC_ASSIGN(fresh.memfd, CreateMemfd("arcflow-" + feed, size_bytes));
+  ARC_ASSIGN(fresh.mapping, Mapping::Map(fresh.memfd, size_bytes, true, true));
+  ARC_TRY(SealForReaders(fresh.memfd));  // after mapping: this one stays the only writable one
+  return fresh;
+}
+
+std::byte* GrantedMemory::Adopt(const std::string& feed, std::uint64_t buffer, Fresh fresh,
+                                Fd* memfd) {
+  *memfd = std::move(fresh.memfd);
+  std::byte* base = fresh.mapping.data();
+  buffers_.insert_or_assign(buffer,
+                            Buffer{feed, std::make_shared<Mapping>(std::move(fresh.mapping))});
+  return base;
+}
+
 Result<std::byte*> GrantedMemory::Create(const std::string& feed, std::uint64_t buffer,
                                          std::size_t size_bytes, Fd* memfd) {
-  ARC_ASSIGN(*memfd, CreateMemfd("arcflow-" + feed, size_bytes));
-  ARC_ASSIGN(Mapping mapping, Mapping::Map(*memfd, size_bytes, true, true));
-  ARC_TRY(SealForReaders(*memfd));  // after mapping: this mapping stays the only writable one
-  std::byte* base = mapping.data();
-  buffers_.insert_or_assign(buffer, Buffer{feed, std::make_shared<Mapping>(std::move(mapping))});
-  return base;
+  ARC_ASSIGN(Fresh fresh, Make(feed, size_bytes));
+  return Adopt(feed, buffer, std::move(fresh), memfd);
 }
 
 Result<std::byte*> GrantedMemory::Find(std::uint64_t buffer, std::size_t size_bytes) const {

@@ -21,9 +21,17 @@ namespace arcflow::feed {
 /// counts. Threads: one thread at a time. Never blocks.
 class GrantedMemory {
  public:
-  /// Makes and maps a new buffer of `size_bytes` for `feed`, sealed so that this mapping stays the
-  /// only writable one. `memfd` receives the descriptor to publish. Errors: those of memfd and
-  /// mmap.
+  /// A new buffer that is not known here yet.
+  struct Fresh {
+    Fd memfd;  // to publish
+    Mapping mapping;
+  };
+  /// Makes and maps a buffer, its pages faulted in, sealed so that this mapping stays the only
+  /// writable one. Errors: those of memfd and mmap. Threads: any.
+  static Result<Fresh> Make(const std::string& feed, std::size_t size_bytes);
+  /// Knows `fresh` as `buffer` from now on. `memfd` receives the descriptor to publish.
+  std::byte* Adopt(const std::string& feed, std::uint64_t buffer, Fresh fresh, Fd* memfd);
+  /// Make and Adopt.
   Result<std::byte*> Create(const std::string& feed, std::uint64_t buffer, std::size_t size_bytes,
                             Fd* memfd);
   /// The mapping of a buffer made before. Internal unless it is there and has `size_bytes`.

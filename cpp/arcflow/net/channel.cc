@@ -23,6 +23,8 @@ using asio::ip::tcp;
 constexpr std::size_t kSealBytes = std::size_t{16} * 1024;
 constexpr int kMaxRefusals = 3;
 constexpr int kReadsAtOnce = 16;  // of one channel, before others get their turn
+constexpr std::size_t kBeginningBytes =
+    512;  // of a frame: its length, its kind, the head of a raw one
 constexpr std::string_view kTlsLabel = "arcflow control tls 1";
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
@@ -138,7 +140,8 @@ void ChannelImpl::OnReadable(std::error_code error) {
   for (int reads = 0; reads < kReadsAtOnce && !error; ++reads) {
     const bool straight = raw_place_.at != nullptr && !tls_ && state_ == State::kOpen;
     const std::size_t left = straight ? decoder_.raw_left() : 0;
-    const std::size_t wanted = read_bytes_;
+    // After what has a place, only the next frame's beginning, which says where its rest goes.
+    const std::size_t wanted = straight ? std::min(read_bytes_, kBeginningBytes) : read_bytes_;
     if (scratch.size() < wanted) scratch.resize(wanted);
     const std::array<asio::mutable_buffer, 2> parts{asio::buffer(raw_place_.at, left),
                                                     asio::buffer(scratch.data(), wanted)};
