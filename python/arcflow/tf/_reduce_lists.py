@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients reduced where they lie: TensorFlow's strategy lays them end to end for one collective, and cuts the sum up."""
+"""Gradients reduced where they lie; TensorFlow lays them end to end for one collective, and cuts the sum up."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _batch_all_reduce(
 
 
 def _all_reduce(launcher: Any, tensors: list[Any], options: Any) -> list[Any]:
-    """Sums over all ranks of tensors of one type; what is small goes together."""
+    """Sum tensors of one type over all ranks; what is small goes together."""
     small = [i for i, one in enumerate(tensors) if _is_small(one)]
     if len(small) < 2:
         small = []

@@ -58,7 +58,7 @@ def library_path(version: str) -> Path:
 
 @functools.cache
 def operations() -> Any:
-    """The plug-in's TensorFlow operations, as functions of a module."""
+    """Return the plug-in's TensorFlow operations, as functions of a module."""
     import tensorflow as tf
 
     return tf.load_op_library(str(library_path(tf.__version__)))
