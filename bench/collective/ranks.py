@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from commands import answer, commands
+
 SECRET = "b3" * 32
 
 
@@ -127,22 +129,16 @@ def _cpu_seconds() -> float:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # TensorFlow prints to stdout too
-    os.dup2(2, 1)
     bench = Bench(*sys.argv[1:3])
-    print(json.dumps({"ready": True}), file=answers)
-    for line in sys.stdin:
-        command = json.loads(line)
+    for command in commands():
         if command.get("report"):
             from arcflow import _transport
 
-            print(json.dumps(_transport.report()), file=answers)
-            continue
-        if "soak" in command:
-            print(json.dumps(bench.soak(command["soak"], command["steps"])), file=answers)
-            continue
-        what = command.get("set") or command["bytes"]
-        print(json.dumps(bench.measure(what, command["steps"])), file=answers)
+            answer(**_transport.report())
+        elif "soak" in command:
+            answer(**bench.soak(command["soak"], command["steps"]))
+        else:
+            answer(**bench.measure(command.get("set") or command["bytes"], command["steps"]))
     os._exit(0)  # TensorFlow's own shutdown waits for peers
 
 

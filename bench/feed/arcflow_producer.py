@@ -8,10 +8,10 @@ import json
 import time
 from typing import Any
 
-from children import answer, commands
 from shapes import SHAPES
 
 from arcflow import _core, _executor
+from commands import answer, commands
 
 
 def write(link: Any, feed: str, pool: list[Any], batches: int) -> None:

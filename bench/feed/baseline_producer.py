@@ -8,8 +8,9 @@ import sys
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from children import answer, commands
 from shapes import SHAPES, Shape
+
+from commands import answer, commands
 
 
 class Manager(BaseManager):

@@ -8,7 +8,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,14 +81,3 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def commands() -> Iterator[dict[str, Any]]:
-    """Say that this child is ready, then yield the commands of its parent until it closes the pipe."""
-    answer(ready=True)
-    for line in sys.stdin:
-        yield json.loads(line)
-
-
-def answer(**values: Any) -> None:
-    print(json.dumps(values), flush=True)

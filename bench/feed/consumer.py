@@ -9,9 +9,10 @@ import time
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from children import answer, commands
 from shapes import SHAPES, Shape
 from touch import read_rows, touched
+
+from commands import answer, commands
 
 
 class Manager(BaseManager):

@@ -8,7 +8,7 @@ import sys
 import threading
 from multiprocessing.managers import BaseManager
 
-from children import answer
+from commands import answer
 
 QUEUE: multiprocessing.JoinableQueue = multiprocessing.JoinableQueue(8)
 

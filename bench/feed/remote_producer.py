@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import time
 
-from children import answer, commands
 from shapes import SHAPES
 
 from arcflow import _core, _side_task
+from commands import answer, commands
 
 SEGMENT_BYTES = 16 << 20
 

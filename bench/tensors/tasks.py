@@ -15,7 +15,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from commands import answer, commands
 
 SECRET = "b4" * 32
 PS, WORKER = "/job:ps/task:0/device:CPU:0", "/job:worker/task:0/device:CPU:0"
@@ -95,8 +99,6 @@ def _protocol(system: str, cluster: dict[str, list[str]]) -> str:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # TensorFlow prints to stdout too
-    os.dup2(2, 1)
     config = json.loads(os.environ["TF_CONFIG"])
     protocol = _protocol(sys.argv[1], config["cluster"])
     import tensorflow as tf
@@ -111,16 +113,13 @@ def main() -> None:
         spec, job_name="chief", task_index=0, protocol=protocol
     )
     bench = Bench()
-    print(json.dumps({"ready": True}), file=answers)
-    for line in sys.stdin:
-        command = json.loads(line)
+    for command in commands():
         if command.get("report"):
             from arcflow import _transport
 
-            print(json.dumps(_transport.report()), file=answers)
-            continue
-        found = bench.measure(command["what"], command["bytes"], command["steps"])
-        print(json.dumps(found), file=answers)
+            answer(**_transport.report())
+        else:
+            answer(**bench.measure(command["what"], command["bytes"], command["steps"]))
     os._exit(0)  # TensorFlow's own shutdown waits for peers
 
 

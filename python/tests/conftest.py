@@ -40,17 +40,20 @@ def standalone(servers):
     return servers.standalone()
 
 
+@pytest.fixture(scope="session")
+def connect(tmp_path_factory):
+    """The address of a Connect server, on a standalone cluster of its own, whose cores it holds for good."""
+    with spark_testing.Servers(tmp_path_factory.mktemp("connect")) as running:
+        yield running.connect(running.standalone())
+
+
 @pytest.fixture(scope="module")
 def spark(request, tmp_path_factory):
     """A session of the kind that the test names: `@on("local", "connect")`; one at a time."""
     kind = request.param
     folder = tmp_path_factory.mktemp(kind)
     if kind == "connect":
-        url = request.getfixturevalue("standalone")
-        with (
-            spark_testing.Servers(folder) as running,
-            spark_testing.connect_session(running.connect(url)) as session,
-        ):
+        with spark_testing.connect_session(request.getfixturevalue("connect")) as session:
             yield session
         return
     if kind == "local":

@@ -23,6 +23,9 @@ import spark_class_archive
 import arcflow
 
 SOURCE = str(Path(arcflow.__file__).resolve().parents[1])
+# What executors, agents and nodes import from: arcflow, and Spark's daemon for tests.
+PYTHONPATH = os.pathsep.join([SOURCE, str(Path(__file__).resolve().parent / "executors")])
+DAEMON = "spark_daemon_of_tests"
 JAVA_OPTIONS = spark_class_archive.java_options()
 # In the environment of every process that a test starts, so that leftovers are ours and nobody else's.
 MARK = "ARCFLOW_TEST_MARK"
@@ -58,7 +61,7 @@ def prepare_environment(temporary: str) -> None:
     if worker and not mark.endswith(worker):  # pytest's workers inherit the mark of their starter
         os.environ[MARK] = f"{mark}-{worker}"
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = SOURCE
+    os.environ["PYTHONPATH"] = PYTHONPATH
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     os.environ["JAVA_TOOL_OPTIONS"] = JAVA_OPTIONS
@@ -100,7 +103,8 @@ def classic_session(master: str, local_dir: Path, **conf: str) -> Any:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": "512m",
         "spark.executor.memory": "512m",
-        "spark.executorEnv.PYTHONPATH": SOURCE,
+        "spark.executorEnv.PYTHONPATH": PYTHONPATH,
+        "spark.python.daemon.module": DAEMON,
         "spark.executorEnv.JAVA_TOOL_OPTIONS": JAVA_OPTIONS,
         f"spark.executorEnv.{MARK}": os.environ[MARK],
         "spark.local.dir": str(local_dir),
@@ -201,7 +205,8 @@ class Servers:
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
             "spark.executor.memory": "512m",
-            "spark.executorEnv.PYTHONPATH": SOURCE,
+            "spark.executorEnv.PYTHONPATH": PYTHONPATH,
+            "spark.python.daemon.module": DAEMON,
             "spark.executorEnv.JAVA_TOOL_OPTIONS": JAVA_OPTIONS,
             f"spark.executorEnv.{MARK}": os.environ[MARK],
             "spark.sql.shuffle.partitions": "2",

@@ -412,9 +412,9 @@ class _Trainer:
             (v, tf.constant(s.numpy()))
             for v, s in zip(self._metric_variables, self._sums, strict=True)
         ]
-        with keras.StatelessScope(state_mapping=values):
+        with keras.StatelessScope(state_mapping=values):  # a result may be a variable
             found = self._model.get_metrics_result()
-        self._logs = {name: float(value) for name, value in found.items()}
+            self._logs = {name: float(value) for name, value in found.items()}
         return dict(self._logs)
 
     def _running_logs(self, loss: float) -> dict[str, float]:
