@@ -24,8 +24,10 @@ def install(extended: Any) -> None:
     Source: `CollectiveReplicaLauncher.batch_all_reduce` of TensorFlow 2.21, which this replaces
     on the strategy's own launchers, in graphs; eagerly TensorFlow reduces one by one.
     """
-    launchers = extended._cross_device_ops._launchers
-    if any(tf.DeviceSpec.from_string(one._device).device_type != "CPU" for one in launchers):
+    launchers = getattr(extended._cross_device_ops, "_launchers", [])  # not TensorFlow's API
+    if not launchers or any(
+        tf.DeviceSpec.from_string(one._device).device_type != "CPU" for one in launchers
+    ):
         return  # NCCL, or staged through the host's memory
     with concurrent.futures.ThreadPoolExecutor(len(launchers)) as pool:  # they wait for each other
         list(pool.map(lambda launcher: launcher.all_reduce(tf.zeros([])), launchers))
