@@ -23,7 +23,9 @@ def shown(size: int) -> str:
 
 
 def steps_for(what: int | str) -> int:
-    return 10 if isinstance(what, str) or what >= 16 * MIB else 50 if what >= MIB else 200
+    if isinstance(what, str):
+        return 3
+    return 10 if what >= 16 * MIB else 50 if what >= MIB else 200
 
 
 class Cluster:

@@ -28,7 +28,9 @@ def archive() -> Path:
     import pyspark
 
     home = Path(pyspark.__file__).parent
-    java = subprocess.run(["java", "-version"], capture_output=True, check=True).stderr
+    java = subprocess.run(
+        ["java", "-version"], env=_environment(), capture_output=True, check=True
+    ).stderr
     parts = [str(home).encode(), java]
     for jar in sorted((home / "jars").iterdir()):
         found = jar.stat()
@@ -38,8 +40,16 @@ def archive() -> Path:
 
 def java_options() -> str:
     """Options for every Java process of the tests, the archive among them if it was made."""
-    path = archive()
+    try:
+        path = archive()
+    except (OSError, subprocess.SubprocessError):  # no Java on the path
+        return JAVA_OPTIONS
     return f"{JAVA_OPTIONS} -XX:SharedArchiveFile={path}" if path.exists() else JAVA_OPTIONS
+
+
+def _environment() -> dict[str, str]:
+    """Without options that Java would take from it, and tell of."""
+    return {k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")}
 
 
 def make() -> None:
@@ -62,10 +72,9 @@ def make() -> None:
                 "application",
                 folder,
             ],
-            env=os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"},
+            env=_environment() | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=300,
             check=False,
         )
         if not made.exists():  # only time is lost

@@ -43,6 +43,7 @@ Status Agent::StartSide() {
   remote.host = config_.host;
   remote.first_port = config_.first_port;
   remote.last_port = config_.last_port;
+  remote.look_ahead_bytes = config_.feed_memory_bytes / 4;
   ARC_ASSIGN(remote_, RemoteServer::Listen(*loop_, std::move(remote), *side_));
   return Status::Ok();
 }

@@ -13,7 +13,7 @@
 namespace arcflow::control {
 
 /// The packets of a SideLink over an authenticated channel: what travels in shared memory there
-/// goes as chunks here, before the packet that it belongs to. Rows are written into one of two
+/// goes as chunks here, before the packet that it belongs to. Rows are written into one of three
 /// buffers of this process; a closed segment waits for room at the agent and is sent from where it
 /// lies, by the loop's thread, while the writer fills the other. What the agent refuses is
 /// therefore told by a later call: Acquire, Publish, or Send of what comes after the rows. At the

@@ -24,7 +24,8 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t kMaxTasks = 1024;
-constexpr int kMaxRooms = 4;  // of a task; ours asks for two
+constexpr std::size_t kMaxRooms = 4;  // of a task; ours asks for up to three
+constexpr std::uint64_t kMaxRoomBytes = std::uint64_t{1} << 40;
 
 Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = {}) {
   return net::SendPacket(socket.get(), packet, fds, Deadline::After(kAgentSends));
@@ -34,7 +35,7 @@ Status Pass(const Fd& socket, const json& packet, const std::vector<int>& fds = 
 
 Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Options options,
                                                            SideServer& server) {
-  std::unique_ptr<RemoteServer> remote(new RemoteServer(loop, server));
+  std::unique_ptr<RemoteServer> remote(new RemoteServer(loop, server, options.look_ahead_bytes));
   ARC_ASSIGN(remote->maker_, net::Loop::Create());
   ARC_TRY(remote->maker_->StartThread());
   net::ListenerOptions listen;
@@ -63,8 +64,8 @@ Result<std::unique_ptr<RemoteServer>> RemoteServer::Listen(net::Loop& loop, Opti
 
 RemoteServer::~RemoteServer() {
   listener_.reset();
-  maker_.reset();
   while (!tasks_.empty()) Drop(tasks_.begin()->first);
+  maker_.reset();  // makes nothing any more for tasks that are gone
 }
 
 net::ChannelCallbacks RemoteServer::OnAccepted(std::shared_ptr<net::Channel> channel) {
@@ -109,8 +110,10 @@ void RemoteServer::Drop(int id) {
   const auto found = tasks_.find(id);
   if (found == tasks_.end()) return;
   if (found->second.watch != 0) loop_.Unwatch(found->second.watch);
+  *found->second.gone = true;
   found->second.channel->Close();
   tasks_.erase(found);
+  AskForOthers();
 }
 
 Status RemoteServer::OnMessage(Task& task, json& message) {
@@ -131,14 +134,61 @@ Status RemoteServer::OnMessage(Task& task, json& message) {
     message.erase("document");
     return Pass(task.socket, message, {document.get()});
   }
-  if (op == "acquire") {
-    if (++task.asked > kMaxRooms) return InvalidArgument("room for too many segments at once");
+  if (op == "acquire") return OnAcquire(task, message);
+  for (const char* known : {"seal", "claim", "block", "serve"}) {
+    if (op != known) continue;
+    // Room that is left over would belong to rows that are over.
+    if (!task.rooms.empty() || !task.asked.empty() || !task.waiting.empty())
+      return InvalidArgument(op + " while segments are under way");
     return Pass(task.socket, message);
   }
-  for (const char* known : {"seal", "claim", "block", "serve"}) {
-    if (op == known) return Pass(task.socket, message);
-  }
   return InvalidArgument("unknown message " + CleanText(op, 64));
+}
+
+/// Room for one segment a task is asked for at once; what a task asks for ahead has to wait while
+/// others need the memory, because the service refuses what does not fit beside segments that are
+/// being filled.
+Status RemoteServer::OnAcquire(Task& task, json& message) {
+  std::uint64_t bytes = 0;
+  Fields in(message, "acquire");
+  in.Uint64("bytes", &bytes, kMaxRoomBytes, Need::kRequired);
+  ARC_TRY(in.status());
+  if (task.rooms.size() + task.asked.size() + task.waiting.size() >= kMaxRooms)
+    return InvalidArgument("room for too many segments at once");
+  task.waiting.push_back(std::move(message));
+  return Ask(task);
+}
+
+Status RemoteServer::Ask(Task& task) {
+  while (!task.waiting.empty()) {
+    const std::size_t bytes = task.waiting.front()["bytes"];
+    const bool ahead = !task.rooms.empty() || !task.asked.empty();
+    if (ahead && RoomBytes() + bytes > look_ahead_bytes_) break;
+    ARC_TRY(Pass(task.socket, task.waiting.front()));
+    task.waiting.pop_front();
+    task.asked.push_back(bytes);
+  }
+  return Status::Ok();
+}
+
+std::size_t RemoteServer::RoomBytes() const {
+  std::size_t sum = 0;
+  for (const auto& [id, task] : tasks_) {
+    for (const Room& room : task.rooms) sum += room.grant.size_bytes;
+    for (const std::size_t bytes : task.asked) sum += bytes;
+  }
+  return sum;
+}
+
+/// There is more room than there was.
+void RemoteServer::AskForOthers() {
+  std::vector<int> ids;
+  for (const auto& [id, task] : tasks_) {
+    if (!task.waiting.empty()) ids.push_back(id);
+  }
+  for (const int id : ids) {
+    if (const auto found = tasks_.find(id); found != tasks_.end()) Check(id, Ask(found->second));
+  }
 }
 
 Result<net::RawPlace> RemoteServer::PlaceOf(Task& task, const std::string& head,
@@ -147,7 +197,9 @@ Result<net::RawPlace> RemoteServer::PlaceOf(Task& task, const std::string& head,
     return InvalidArgument("rows without room for them");
   const Room& room = task.rooms.front();
   ARC_ASSIGN(const std::uint64_t at, PlaceOfChunk(head, bytes, room.grant.size_bytes));
-  return net::RawPlace{room.base + at, task.memory.Keep(room.grant.buffer)};
+  auto keep = task.memory.Keep(room.grant.buffer);
+  if (keep == nullptr) return Internal("room for rows that has been given up");
+  return net::RawPlace{room.base + at, std::move(keep)};
 }
 
 /// The rows are all here: the service may have them.
@@ -165,7 +217,7 @@ Status RemoteServer::Publish(Task& task, json& message) {
   message["closed"] = true;
   ARC_TRY(Pass(task.socket, message, fds));
   task.rooms.pop_front();
-  --task.asked;
+  AskForOthers();
   return Status::Ok();
 }
 
@@ -193,7 +245,7 @@ bool RemoteServer::OnPackets(int id) {
 
 Status RemoteServer::OnPacket(int id, Task& task, net::Message& message) {
   if (message.op == "segment") return OnGrant(id, task, *message.body);
-  if (message.op == "refused") --task.asked;
+  if (message.op == "refused" && !task.asked.empty()) task.asked.pop_front();
   auto answer = std::make_unique<Answer>();
   answer->packet = std::move(*message.body);
   if (!message.fds.empty()) {
@@ -211,10 +263,13 @@ Status RemoteServer::OnGrant(int id, Task& task, const json& packet) {
   Room room;
   ARC_ASSIGN(room.grant, GrantFromJson(packet));
   room.feed = packet.value("feed", "");
-  task.memory.Drop(room.grant.drop);
+  if (!task.asked.empty()) task.asked.pop_front();
+  // Whose memory goes is not always who gets room for it.
+  for (auto& [other, each] : tasks_) each.memory.Drop(room.grant.drop);
   if (room.grant.create) {
     maker_->Post([this, id, feed = room.feed, buffer = room.grant.buffer,
-                  bytes = room.grant.size_bytes, alive = std::weak_ptr(alive_)] {
+                  bytes = room.grant.size_bytes, gone = task.gone, alive = std::weak_ptr(alive_)] {
+      if (*gone) return;
       auto made = std::make_shared<Result<feed::GrantedMemory::Fresh>>(
           feed::GrantedMemory::Make(feed, bytes));
       loop_.Post([this, id, buffer, made, alive] {

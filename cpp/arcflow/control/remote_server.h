@@ -2,6 +2,8 @@
 // RemoteServer: where the agent of a node that lives on takes rows of tasks of other executors.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -34,6 +36,9 @@ class RemoteServer {
     std::string host;             // that is bound
     std::uint16_t first_port = 0;
     std::uint16_t last_port = 0;
+    /// All tasks together may have this much room beyond one segment each: room that waits for its
+    /// rows is room that another task cannot have.
+    std::size_t look_ahead_bytes = 0;
   };
   /// Errors: those of net::Listener::Bind, of the last port tried.
   static Result<std::unique_ptr<RemoteServer>> Listen(net::Loop& loop, Options options,
@@ -63,17 +68,24 @@ class RemoteServer {
     Fd socket;  // our end of its pair
     net::Loop::WatchId watch = 0;
     feed::GrantedMemory memory;
-    std::deque<Room> rooms;  // in the order asked; the first is being filled
-    int asked = 0;           // segments that are asked for and not published
+    std::deque<Room> rooms;              // in the order asked; the first is being filled
+    std::deque<std::size_t> asked;       // bytes of segments for which there is no answer yet
+    std::deque<nlohmann::json> waiting;  // what the task asks for ahead, and may not have yet
+    const std::shared_ptr<std::atomic<bool>> gone = std::make_shared<std::atomic<bool>>(false);
     std::deque<std::unique_ptr<Answer>> answers;
     std::uint64_t under_way = 0;
   };
 
-  RemoteServer(net::Loop& loop, SideServer& server) : loop_(loop), server_(server) {}
+  RemoteServer(net::Loop& loop, SideServer& server, std::size_t look_ahead_bytes)
+      : loop_(loop), server_(server), look_ahead_bytes_(look_ahead_bytes) {}
   net::ChannelCallbacks OnAccepted(std::shared_ptr<net::Channel> channel);
   Status OnMessage(Task& task, nlohmann::json& message);
   Result<net::RawPlace> PlaceOf(Task& task, const std::string& head, std::size_t bytes);
   Status Publish(Task& task, nlohmann::json& message);
+  Status OnAcquire(Task& task, nlohmann::json& message);
+  Status Ask(Task& task);
+  void AskForOthers();
+  std::size_t RoomBytes() const;
   bool OnPackets(int id);
   Status OnPacket(int id, Task& task, net::Message& message);
   Status OnGrant(int id, Task& task, const nlohmann::json& packet);
@@ -85,10 +97,11 @@ class RemoteServer {
 
   net::Loop& loop_;
   SideServer& server_;
+  const std::size_t look_ahead_bytes_;
   std::unique_ptr<net::Listener> listener_;
   int next_id_ = 1;
   std::map<int, Task> tasks_;
-  std::unique_ptr<net::Loop> maker_;  // makes memory; ends before the tasks
+  std::unique_ptr<net::Loop> maker_;                              // makes memory
   const std::shared_ptr<char> alive_ = std::make_shared<char>();  // callbacks of channels ask it
 };
 

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "arcflow/base/mapping.h"
@@ -51,6 +52,7 @@ class SideServerTest : public ::testing::TestWithParam<Road> {
     OnLoop([this] {
       feed::ServiceOptions options;
       options.feed_memory_bytes = 4096 * kPage;
+      options.local_dirs = {::testing::TempDir()};
       service_ = std::make_unique<feed::FeedService>(
           options, feed::FeedService::Callbacks{
                        [this](const json& packet) { server_->Route(packet); }, nullptr});
@@ -67,6 +69,7 @@ class SideServerTest : public ::testing::TestWithParam<Road> {
       RemoteServer::Options remote;
       remote.channel = RemoteChannelOptions(Secret(), GetParam() == Road::kTls);
       remote.host = "127.0.0.1";
+      remote.look_ahead_bytes = options.feed_memory_bytes / 4;
       auto listening = RemoteServer::Listen(*loop_, remote, *server_);
       ASSERT_TRUE(listening.ok()) << listening.status().ToString();
       remote_ = std::move(*listening);
@@ -121,14 +124,16 @@ class SideServerTest : public ::testing::TestWithParam<Road> {
     if (!message.ok() || !*message) return {{"op", "closed"}};
     return *(*message)->body;
   }
-  json Attach(TaskLink& link, int partition, int attempt, const columnar::Schema& schema) {
+  json Attach(TaskLink& link, int partition, int attempt, const columnar::Schema& schema,
+              const std::string& cache = "none") {
     const Fd document = std::move(*DocumentToMemfd("schema", schema.ToJson()));
     EXPECT_TRUE(link.Send({{"op", "attach"},
                            {"kind", "feed"},
                            {"feed", "train"},
                            {"job", "job"},
                            {"partition", partition},
-                           {"attempt", attempt}},
+                           {"attempt", attempt},
+                           {"cache", cache}},
                           {document.get()})
                     .ok());
     return Answer(link);
@@ -353,6 +358,40 @@ TEST_P(SideServerTest, RowsArriveAsTheyWereWrittenSegmentBySegment) {
   EXPECT_EQ(Answer(*link)["rows"], kRows);
   Decide(0, 1, true);
   EXPECT_EQ(Read(), kRows);
+}
+
+TEST_P(SideServerTest, ManyTasksAtOnceShareTheMemoryAndNoneIsRefused) {
+  constexpr int kTasks = 12;
+  constexpr int kSegments = 6;
+  constexpr std::size_t kBytes = 256 * kPage;  // a sixteenth of the memory
+  std::vector<std::unique_ptr<TaskLink>> links;
+  std::vector<std::string> stages;
+  for (int t = 0; t < kTasks; ++t) {
+    links.push_back(Connect());
+    stages.push_back(Attach(*links.back(), t, t + 1, OneColumn(), "auto")["stage"]);
+  }
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kTasks; ++t) {
+    threads.emplace_back([&, t] {
+      TaskLink& link = *links[t];
+      for (int i = 0; i < kSegments; ++i) {
+        const auto grant = link.Acquire(stages[t], kBytes, Patience());
+        ASSERT_TRUE(grant.ok()) << grant.status().ToString();
+        link.memory().Drop(grant->drop);
+        Fd memory;
+        if (grant->create) {
+          ASSERT_TRUE(
+              link.memory().Create(stages[t], grant->buffer, grant->size_bytes, &memory).ok());
+        }
+        const Status status = link.Publish(stages[t], *grant, 10, true, memory.get());
+        ASSERT_TRUE(status.ok()) << status.ToString();
+      }
+      const Status status = link.Send({{"op", "seal"}}, {});
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      EXPECT_EQ(Answer(link)["rows"], 10 * kSegments);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_P(SideServerTest, AnswersOfAnySizeComeBackInOrder) {

@@ -79,12 +79,13 @@ def _all_reduce(launcher: Any, tensors: list[Any], options: Any) -> list[Any]:
             reduced = [launcher.all_reduce(entries[0], None, options)]
         else:
             options = launcher._options.merge(options)
+            token = launcher._get_ordering_token()
             reduced = transport.operations().arcflow_all_reduce_list(
                 inputs=entries,
                 group_size=launcher._group_size,
                 group_key=launcher._group_key,
                 instance_key=launcher._next_instance_key(),
-                ordering_token=[launcher._get_ordering_token()],
+                ordering_token=[] if token is None else [token],
                 timeout_seconds=options.timeout_seconds or 0,
             )
         sums: list[Any] = [None] * len(tensors)

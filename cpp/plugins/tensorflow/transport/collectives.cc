@@ -262,24 +262,36 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
     if (OnAccelerator(*context_->device, context_->op_ctx->output_alloc_attr(0))) {
       return RunStaged(member, std::move(operation), std::move(done));
     }
-    Recycle(context_->input, context_->output);
+    // TensorFlow may end the kernel at a time limit while the engine still works: tensors stay
+    // until the engine has done with them, and are nobody's but the kernel's when it hears of it.
+    struct Held {
+      std::vector<Tensor> tensors;
+      std::vector<collective::Piece> pieces;
+    };
+    const auto held = std::make_shared<Held>();
+    if (IsList()) {
+      held->pieces = Pieces(&held->tensors);
+      operation.pieces = held->pieces;
+    } else {
+      Recycle(context_->input, context_->output);
+      if (context_->input != nullptr) held->tensors.push_back(*context_->input);
+      held->tensors.push_back(*context_->output);
+    }
     operation.in = InputBytes(context_->input);
     operation.out = static_cast<std::byte*>(context_->output->data());
-    auto pieces = std::make_shared<std::vector<collective::Piece>>();
-    if (IsList()) {
-      *pieces = Pieces();
-      operation.pieces = *pieces;
-    }
     const auto keep = context_;
-    operation.done = [done, keep, member, pieces](const Status& status) { done(ToTf(status)); };
+    operation.done = [done, keep, member, held](const Status& status) {
+      held->tensors.clear();
+      done(ToTf(status));
+    };
     member->engine->Submit(std::move(operation));
   }
 
  private:
   bool IsList() const { return context_->op_ctx->op_kernel().type_string() == kReduceListOp; }
 
-  /// The tensors of a list. Empty ones have no piece.
-  std::vector<collective::Piece> Pieces() {
+  /// Of the tensors of a list, which are added to `tensors`. Empty ones have no piece.
+  std::vector<collective::Piece> Pieces(std::vector<Tensor>* tensors) {
     std::vector<collective::Piece> pieces;
     auto* const kernel = context_->op_ctx;
     for (int i = 0; i < kernel->num_outputs(); ++i) {
@@ -287,6 +299,7 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
       Tensor* const output = kernel->mutable_output(i);
       if (input.TotalBytes() == 0) continue;
       Recycle(&input, output);
+      tensors->insert(tensors->end(), {input, *output});
       pieces.push_back(
           {InputBytes(&input), static_cast<std::byte*>(output->data()), input.TotalBytes()});
     }

@@ -50,7 +50,7 @@ absl::Status Scalar(OpKernelContext* context, int index, const char* name, int* 
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is a scalar, not of shape ", input.shape().DebugString()));
   }
-  *value = input.flat<tensorflow::int32>()(0);
+  *value = input.unaligned_flat<tensorflow::int32>()(0);
   return absl::OkStatus();
 }
 
