@@ -44,7 +44,10 @@ def java_options() -> str:
         path = archive()
     except (OSError, subprocess.SubprocessError):  # no Java on the path
         return JAVA_OPTIONS
-    return f"{JAVA_OPTIONS} -XX:SharedArchiveFile={path}" if path.exists() else JAVA_OPTIONS
+    if not path.exists():
+        return JAVA_OPTIONS
+    # Where it does not fit, Java says so on standard output, which others read.
+    return f"{JAVA_OPTIONS} -XX:SharedArchiveFile={path} -Xlog:disable"
 
 
 def _environment() -> dict[str, str]:
