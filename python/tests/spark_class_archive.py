@@ -52,7 +52,9 @@ def java_options() -> str:
 
 def _environment() -> dict[str, str]:
     """Without options that Java would take from it, and tell of."""
-    return {k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")}
+    return {
+        k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+    }
 
 
 def make() -> None:

@@ -22,6 +22,9 @@ import spark_class_archive
 
 import arcflow
 
+# Classic, standalone and Connect. A classic driver is also what "local" has, and standalone executors what "connect" has;
+# both together are left to `make test-long` where a test does not depend on it.
+EVERYWHERE = ("local", pytest.param("standalone", marks=pytest.mark.long), "connect")
 SOURCE = str(Path(arcflow.__file__).resolve().parents[1])
 # What executors, agents and nodes import from: arcflow, and Spark's daemon for tests.
 PYTHONPATH = os.pathsep.join([SOURCE, str(Path(__file__).resolve().parent / "executors")])
@@ -31,7 +34,7 @@ JAVA_OPTIONS = spark_class_archive.java_options()
 MARK = "ARCFLOW_TEST_MARK"
 
 
-def marks(*kinds: str) -> list[Any]:
+def marks(*kinds: Any) -> list[Any]:
     """Marks of tests that run on sessions of these kinds: local, local-cluster, standalone, connect."""
     return [
         pytest.mark.spark,
@@ -39,7 +42,7 @@ def marks(*kinds: str) -> list[Any]:
     ]
 
 
-def on(*kinds: str) -> Any:
+def on(*kinds: Any) -> Any:
     """As `marks`, for one test or class."""
 
     def mark(test: Any) -> Any:

@@ -67,6 +67,7 @@ def test_doctor_checks_a_cluster():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_doctor_fails_when_size_exceeds_the_slots():
     done = command(

@@ -10,13 +10,12 @@ import sys
 import cloudpickle
 import numpy as np
 import pytest
-from spark_testing import on
+from spark_testing import EVERYWHERE, on
 
 from arcflow import Cluster, Feed, errors
 
 pytestmark = pytest.mark.usefixtures("leftovers")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
-EVERYWHERE = ("local", "standalone", "connect")
 
 
 def numbered(spark, rows, partitions=4):

@@ -14,13 +14,12 @@ from pathlib import Path
 import cloudpickle
 import pytest
 import spark_testing
-from spark_testing import on
+from spark_testing import EVERYWHERE, on
 
 from arcflow import Cluster, Feed, errors
 
 pytestmark = pytest.mark.usefixtures("leftovers")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import tests
-EVERYWHERE = ("local", "standalone", "connect")
 
 
 @pytest.fixture
@@ -191,7 +190,7 @@ def test_logs_of_a_run_that_goes_on(spark, cluster, tmp_path):
     assert "rank 1 is here" in seen
 
 
-@on("local", "connect")
+@on("local", pytest.param("connect", marks=pytest.mark.long))
 def test_memory_that_cannot_be_had_is_out_of_memory(spark, cluster):
     def take(ctx):
         import numpy as np

@@ -166,6 +166,7 @@ def test_connect_needs_a_size(spark):
         Cluster(spark)
 
 
+@pytest.mark.long
 @on("connect")
 def test_doctor_works_on_connect(spark):
     report = arcflow.doctor(spark, size=2)

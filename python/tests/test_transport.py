@@ -102,7 +102,9 @@ def reduce_something(ctx):
 @pytest.mark.tf
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("leftovers")
-@pytest.mark.parametrize(("mode", "backend"), [("auto", "shm"), ("tcp", "tcp")])
+@pytest.mark.parametrize(
+    ("mode", "backend"), [("auto", "shm"), pytest.param("tcp", "tcp", marks=pytest.mark.long)]
+)
 def test_a_run_tells_what_each_pair_used(spark, mode, backend):
     with Cluster(spark, size=2, transport=mode, progress=False, start_timeout=300) as cluster:
         result = cluster.run(reduce_something)
