@@ -22,8 +22,8 @@ import spark_class_archive
 
 import arcflow
 
-# Classic, standalone and Connect. A classic driver is also what "local" has, and standalone executors what "connect" has;
-# both together are left to `make test-long` where a test does not depend on it.
+# A classic driver is also what "local" has, and executors of a standalone cluster what "connect" has; both together
+# are left to `make test-long` where a test does not depend on it.
 EVERYWHERE = ("local", pytest.param("standalone", marks=pytest.mark.long), "connect")
 SOURCE = str(Path(arcflow.__file__).resolve().parents[1])
 # What executors, agents and nodes import from: arcflow, and Spark's daemon for tests.
