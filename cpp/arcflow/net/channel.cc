@@ -22,9 +22,8 @@ using asio::ip::tcp;
 
 constexpr std::size_t kSealBytes = std::size_t{16} * 1024;
 constexpr int kMaxRefusals = 3;
-constexpr int kReadsAtOnce = 16;  // of one channel, before others get their turn
-constexpr std::size_t kBeginningBytes =
-    512;  // of a frame: its length, its kind, the head of a raw one
+constexpr int kReadsAtOnce = 16;              // of one channel, before others get their turn
+constexpr std::size_t kBeginningBytes = 512;  // of a frame: length, kind, head of a raw one
 constexpr std::string_view kTlsLabel = "arcflow control tls 1";
 constexpr int kKeepIdleSeconds = 15;
 constexpr int kKeepIntervalSeconds = 5;
