@@ -179,7 +179,12 @@ class TestOnNodes:
     def test_tensors_go_from_worker_to_worker_and_not_through_the_chief(self, spark):
         numbers = 1 << 24
         with Cluster(
-            spark, size=3, workers_serve=True, progress=False, start_timeout=300
+            spark,
+            size=3,
+            workers_serve=True,
+            progress=False,
+            start_timeout=300,
+            transport="tcp",  # shared memory is in no socket
         ) as cluster:
             found = cluster.run(hand_over, args={"numbers": numbers}).values[0]
         assert found["sum"] == pytest.approx(numbers)
