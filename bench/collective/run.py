@@ -183,12 +183,12 @@ def main() -> None:
         if args.small:
             rows += compare(2, [4 * KIB, MIB], 1, program)
             rows += compare_hosts([MIB], 1, program)
+            write_json(args.output, env, rows)
         else:
             for part in args.only.split(",") if args.only else PARTS:
                 rows += PARTS[part](args.repeats, program)
                 write_json(args.output, env, rows)  # a later part may fail
     print_table(env, rows)
-    write_json(args.output, env, rows)
 
 
 if __name__ == "__main__":

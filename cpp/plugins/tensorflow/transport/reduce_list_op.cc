@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ArcflowAllReduceList: the sum of several tensors over all ranks in one operation, read and
 // written where they lie.
-#include <memory>
-#include <string>
-#include <utility>
-
 #include "absl/strings/str_cat.h"
 #include "plugins/tensorflow/transport/collectives.h"
 #include "tensorflow/core/framework/collective.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
