@@ -24,6 +24,12 @@ function(arc_target_defaults target)
     target_compile_options(${target} PRIVATE -fsanitize=${checks} -fno-omit-frame-pointer -fno-sanitize-recover=all
       -O1 -g1)  # enough for a readable report, and half the time to build
     target_link_options(${target} PUBLIC -fsanitize=${ARC_SANITIZE})
+    get_target_property(type ${target} TYPE)
+    if(type STREQUAL "EXECUTABLE" AND ARC_SANITIZE MATCHES "address")
+      # Each test is a process, and some are several: hundreds of thousands of relocations (types and globals of the
+      # sanitizers) took more than many a test. So the linker does them.
+      target_link_options(${target} PRIVATE -no-pie)
+    endif()
   endif()
   if(ARG_TEST)
     target_compile_options(${target} PRIVATE -O0)

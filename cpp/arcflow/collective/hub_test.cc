@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "arcflow/base/log.h"
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/collective/group_testing.h"
 #include "arcflow/collective/local_socket.h"
 #include "arcflow/net/packet.h"
@@ -140,8 +141,9 @@ std::string StepName(const ::testing::TestParamInfo<std::tuple<int, Moment>>& on
   return "Rank" + std::to_string(std::get<0>(one.param)) +
          moments[static_cast<int>(std::get<1>(one.param))];
 }
+const auto kVictims = testing_support::UnlessThreadSanitizer<std::vector<int>>({0, 1, 2}, {1});
 INSTANTIATE_TEST_SUITE_P(Steps, KilledTest,
-                         ::testing::Combine(::testing::Values(0, 1, 2),
+                         ::testing::Combine(::testing::ValuesIn(kVictims),
                                             ::testing::Values(Moment::kArrived, Moment::kOrdered,
                                                               Moment::kFilled, Moment::kReduced,
                                                               Moment::kDrained, Moment::kPublished,

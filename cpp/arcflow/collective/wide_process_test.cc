@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "arcflow/base/log.h"
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/collective/wide_testing.h"
 
 namespace arcflow::collective {
@@ -159,8 +160,9 @@ std::string StepName(const ::testing::TestParamInfo<Case>& one) {
   return "Rank" + std::to_string(std::get<0>(one.param)) +
          moments[static_cast<int>(std::get<1>(one.param))];
 }
+const auto kVictims = testing_support::UnlessThreadSanitizer<std::vector<int>>({0, 1, 3}, {1});
 INSTANTIATE_TEST_SUITE_P(Steps, WideKilledTest,
-                         ::testing::Combine(::testing::Values(0, 1, 3),
+                         ::testing::Combine(::testing::ValuesIn(kVictims),
                                             ::testing::Values(Moment::kArrived, Moment::kOrdered,
                                                               Moment::kFilled, Moment::kReduced,
                                                               Moment::kDrained, Moment::kPublished,

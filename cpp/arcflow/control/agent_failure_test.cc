@@ -95,16 +95,45 @@ TEST_F(AgentTest, AFailureShowsSomeLinesAndTheOutcomeMore) {
   EXPECT_EQ(NextEvent("node_log")["lines"].size(), 300u);  // with its bye
 }
 
+/// The output of one rank's node, which goes to a file.
+class NodeOutput {
+ public:
+  explicit NodeOutput(json* config)
+      : folder_(::testing::TempDir() + "arcflow_logs_" + std::to_string(::getpid())) {
+    (*config)["log_file"] = path();
+  }
+  ~NodeOutput() { std::filesystem::remove_all(folder_); }
+  NodeOutput(const NodeOutput&) = delete;
+  NodeOutput& operator=(const NodeOutput&) = delete;
+  std::string Text() const {
+    std::ifstream file(path());
+    return std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+  void Await(const std::string& text) const {
+    EXPECT_TRUE(Eventually([&] { return Text().find(text) != std::string::npos; }));
+  }
+  /// It waits at its barrier, as far as the agent knows: a packet's way after it said so.
+  void AwaitBarrier() const {
+    Await("goes to its barrier\n");
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
+
+ private:
+  std::string path() const { return folder_ + "/run/node.log"; }
+  std::string folder_;
+};
+
 TEST_F(AgentTest, ANodeThatDiesWhileItServesIsStartedAgainAndTheRunGoesOn) {
   StartCoordinator(2);
   FeederLink& chief = Launch(Config(0, 2, "serve_on_usr1"));
   json config = Config(1, 2, "serve");
   config["respawns"] = 2;
   config["serving_at"] = "exit";
+  const NodeOutput output(&config);
   FeederLink& server = Launch(config);
   AwaitNode(0);
   AwaitNode(1);
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it has come to its barrier
+  output.AwaitBarrier();
   for (int time = 0; time < 2; ++time) {
     const pid_t before = server.node_pid();
     ::kill(before, SIGKILL);
@@ -128,10 +157,11 @@ TEST_F(AgentTest, ANodeThatIsStartedAgainWhenTheOthersHaveLeftLeavesToo) {
   json config = Config(1, 2, "serve_late_again");
   config["respawns"] = 1;
   config["serving_at"] = "exit";
+  const NodeOutput output(&config);
   FeederLink& server = Launch(config);
   AwaitNode(0);
   AwaitNode(1);
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  output.AwaitBarrier();
   ::kill(server.node_pid(), SIGKILL);
   NextEvent("log");
   ::kill(chief.node_pid(), SIGUSR1);  // the new one is not at the barrier when it ends
@@ -155,20 +185,14 @@ TEST_F(AgentTest, ANodeThatDiesMoreOftenThanAllowedOrBeforeItServesIsAFailure) {
 TEST_F(AgentTest, TheWholeOutputGoesToAFile) {
   StartCoordinator(1);
   json config = Config(0, 1, "lines");
-  const std::string folder = ::testing::TempDir() + "arcflow_logs_" + std::to_string(::getpid());
-  config["log_file"] = folder + "/run/chief-0.log";
+  const NodeOutput output(&config);
   config["log_tail_lines"] = 1;
   FeederLink& link = Launch(config);
   AwaitNode(0);
-  const auto text = [&] {
-    std::ifstream file(folder + "/run/chief-0.log");
-    return std::string{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  };
-  EXPECT_TRUE(Eventually([&] { return text().find("line 299\n") != std::string::npos; }));
+  output.Await("line 299\n");
   ::kill(link.node_pid(), SIGKILL);
   OutcomeOf(link);
-  EXPECT_EQ(text().substr(0, 14), "line 0\nline 1\n");
-  std::filesystem::remove_all(folder);
+  EXPECT_EQ(output.Text().substr(0, 14), "line 0\nline 1\n");
 }
 
 TEST_F(AgentTest, ALogFileThatCannotBeWrittenIsToldBeforeTheStart) {

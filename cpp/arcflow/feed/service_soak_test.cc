@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/feed/service_testing.h"
 
 namespace arcflow::feed {
@@ -205,7 +206,7 @@ class Soak {
 TEST(FeedServiceSoakTest, SomebodyAlwaysGoesOnAndNoRowIsLostOrChanged) {
   std::string dir = ::testing::TempDir() + "/arcflow-soak-test-XXXXXX";
   ASSERT_NE(::mkdtemp(dir.data()), nullptr);
-  for (unsigned seed = 1; seed <= 40; ++seed) {
+  for (unsigned seed = 1; seed <= testing_support::UnlessThreadSanitizer(40u, 12u); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Soak sut(seed, dir);
     sut.Run();

@@ -7,6 +7,7 @@
 
 #include <random>
 
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/hdfs/fake_hdfs_testing.h"
 
 namespace arcflow::hdfs {
@@ -99,7 +100,7 @@ TEST_F(FileReaderTest, ManyThreadsShareAReader) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       std::mt19937 random(static_cast<unsigned>(t));
-      for (int i = 0; i < 40; ++i) {
+      for (int i = 0; i < testing_support::UnlessThreadSanitizer(40, 10); ++i) {
         const std::size_t n = 1 + random() % 900'000;
         if (!ReadAt(t % 2 == 0 ? random() % content.size() : static_cast<std::uint64_t>(i) * 80'000,
                     n)

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/transport/conformance_testing.h"
 
 namespace arcflow::transport {
@@ -33,7 +34,9 @@ inline std::vector<ConformanceCase> ConformanceCases() {
   std::vector<ConformanceCase> cases;
   cases.push_back({"Shm", {"shm"}, {}, {}, ""});
   cases.push_back({"ShmSlots", {"shm"}, [](ContextOptions* o) { o->shm_direct = false; }, {}, ""});
-  cases.push_back({"Tcp", {"tcp"}, {}, {}, ""});
+  if (!testing_support::kThreadSanitizer) {  // TcpThreads is the same with more threads
+    cases.push_back({"Tcp", {"tcp"}, {}, {}, ""});
+  }
   cases.push_back({"TcpThreads", {"tcp"}, [](ContextOptions* o) { o->io_threads = 3; }, {}, ""});
   cases.push_back(
       {"UcxTcp",

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "arcflow/base/sanitizer_testing.h"
 #include "arcflow/transport/conformance_cases_testing.h"
 #include "arcflow/transport/conformance_testing.h"
 
@@ -14,13 +15,14 @@ TEST_P(TransportConformance, PutsAndGetsEverySize) {
   PeerProcess& peer = AddPeer();
   const auto endpoint = Connect(peer);
   ASSERT_NE(endpoint, nullptr);
-  const RemoteRegion region = peer.MakeRegion(64 * kMiB + 64);
-  std::vector<std::byte> source(64 * kMiB + 64);
-  std::vector<std::byte> back(64 * kMiB + 64);
+  constexpr std::size_t kMost = testing_support::UnlessThreadSanitizer(64 * kMiB, 16 * kMiB);
+  const RemoteRegion region = peer.MakeRegion(kMost + 64);
+  std::vector<std::byte> source(kMost + 64);
+  std::vector<std::byte> back(kMost + 64);
   std::uint64_t seed = 1;
   for (const std::size_t n :
        {std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{4096}, std::size_t{32768},
-        std::size_t{32769}, std::size_t{262145}, 4 * kMiB + 3, 64 * kMiB}) {
+        std::size_t{32769}, std::size_t{262145}, 4 * kMiB + 3, kMost}) {
     for (const std::size_t offset : {std::size_t{0}, std::size_t{13}}) {
       ++seed;
       const std::span<std::byte> from(source.data() + (seed % 3), n);
@@ -166,7 +168,8 @@ TEST_P(TransportConformance, SeveralPeersAtOnceAndBothWays) {
     threads.emplace_back([&, i] {
       std::vector<std::byte> source(3 * kMiB);
       std::vector<std::byte> back(3 * kMiB);
-      for (std::uint64_t round = 0; round < 10; ++round) {
+      for (std::uint64_t round = 0; round < testing_support::UnlessThreadSanitizer(10u, 5u);
+           ++round) {
         FillPattern(source, round + static_cast<std::uint64_t>(i));
         const Status put = endpoints[i]->PutAndWait(source, regions[i], 5, Patient());
         ASSERT_TRUE(put.ok()) << put.ToString();

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "arcflow/base/sanitizer_testing.h"
+
 namespace arcflow::transport {
 namespace {
 
@@ -111,7 +113,7 @@ TEST_P(DepotBackendTest, NothingIsWrittenAfterCancel) {
 TEST_P(DepotBackendTest, WhatIsHeldIsNotFreedWhileItIsFetched) {
   const auto owner = Make(GetParam());
   const auto peer = Make(GetParam());
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < testing_support::UnlessThreadSanitizer(20, 8); ++round) {
     auto bytes =
         std::shared_ptr<Bytes>(new Bytes(3 << 20, static_cast<std::byte>(round)), [](Bytes* gone) {
           std::fill(gone->begin(), gone->end(), std::byte{0xff});
@@ -128,7 +130,7 @@ TEST_P(DepotBackendTest, WhatIsHeldIsNotFreedWhileItIsFetched) {
 TEST_P(DepotBackendTest, AnOwnerThatGoesIsUnavailable) {
   auto owner = Make(GetParam());
   const auto peer = Make(GetParam());
-  const auto bytes = Filled(64 << 20);
+  const auto bytes = Filled(testing_support::UnlessThreadSanitizer(64 << 20, 16 << 20));
   const std::string first = OfferTo(*peer, *owner, bytes);
   const std::string second = OfferTo(*peer, *owner, bytes);
   Bytes into(bytes->size());

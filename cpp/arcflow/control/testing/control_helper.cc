@@ -199,6 +199,8 @@ int Node(const std::string& mode) {
       int got = 0;
       ::sigwait(&wanted, &got);
     }
+    std::printf("goes to its barrier\n");
+    std::fflush(stdout);
     auto all = (*link)->Barrier("exit", "", Deadline::AfterSeconds(kTimeout_s));
     if (!all.ok()) return Give(all.status().ToString());
     return (*link)->SetResult(config["respawned"].dump()).ok() ? 0 : Give("result");
