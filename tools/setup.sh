@@ -44,7 +44,7 @@ install_packages() {  # <arguments of pip install>
     [ -z "$index" ] || told+=("UV_DEFAULT_INDEX=$index")
     [ -z "${PIP_FIND_LINKS:-}" ] || told+=("UV_FIND_LINKS=$PIP_FIND_LINKS")
     [ -z "${PIP_CERT:-}" ] || told+=("SSL_CERT_FILE=$PIP_CERT")
-    env "${told[@]}" "$python" -m uv pip install --quiet --python "$python" "$@" && return
+    env "${told[@]}" "$python" -m uv pip install --quiet --compile-bytecode --python "$python" "$@" && return  # as pip does
     say "uv did not succeed; pip tries"
   fi
   "$python" -m pip install --quiet --disable-pip-version-check "$@"
