@@ -124,6 +124,11 @@ class Known:
         if not isinstance(name, str) or not name or len(name) > 100 or not name.isprintable():
             raise InvalidArgumentError(f"{name!r} is not a name for a feed")
         feed = data if isinstance(data, Feed) else Feed(data, cache="none")
+        if feed.exchange:
+            raise InvalidArgumentError(
+                "exchange=True is for the feeds of a run, whose passes begin together; here, "
+                "repartition the DataFrame by rand(seed) before each feed"
+            )
         names = feed.df.columns if feed.columns is None else feed.columns
         fields = {field.name: field.dataType.json() for field in feed.df.schema.fields}
         columns = [(each, fields.get(each, "")) for each in names]

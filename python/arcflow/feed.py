@@ -24,6 +24,7 @@ class PlannedFeed:
     order_by: tuple[str, ...] = ()
     stable: bool = False
     balance: bool = True
+    exchange: bool = False
     reader: Any = None  # arcflow.parquet.Reader, where `frame` says what to read
 
     @property
@@ -38,9 +39,20 @@ class PlannedFeed:
         ----------
         in_step
             Whether all nodes that are fed step together, so that rows may be evened out.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Rows are to be exchanged between nodes that do not step together.
         """
+        if self.exchange and not in_step:
+            raise InvalidArgumentError(
+                f"feed {self.name!r}: exchange=True is for nodes that step together, which workers of "
+                "parameter servers do not: leave it out, or run without ps="
+            )
         balance = self.balance and in_step and self.cache != "none"
-        return {"schema": self.schema, "cache": self.cache, "balance": balance}
+        told = {"schema": self.schema, "cache": self.cache, "balance": balance}
+        return {**told, "exchange": True} if self.exchange else told
 
 
 class Feed:
@@ -90,6 +102,11 @@ class Feed:
         Whether nodes whose partitions hold more rows hand some to nodes with fewer, once all rows
         are there, so that all have equally many. Not with ``cache="none"``, whose rows do not stay,
         nor for workers of parameter servers, which do not step together.
+    exchange
+        Whether nodes mix their rows: every shuffled pass (``ctx.dataset(shuffle=…)``) but the first
+        then finds on each node rows of all nodes, others in every pass, as many as before. Rows go
+        from agent to agent at the beginning of a pass, and lie twice as long as it lasts (what
+        does not fit into memory is on local disk). Needs `balance` and a cache.
     probe
         Whether to look at the first row before anything starts; finds empty data and wrong shapes
         early, for one small Spark job. Without it, arrays, vectors and images need `shapes`.
@@ -114,6 +131,7 @@ class Feed:
         order_by: str | Sequence[str] = (),
         stable: bool = False,
         balance: bool = True,
+        exchange: bool = False,
         probe: bool = True,
     ) -> None:
         if not (hasattr(df, "mapInArrow") and hasattr(df, "schema")):
@@ -143,7 +161,13 @@ class Feed:
         self.cache = cache
         self.order_by = (order_by,) if isinstance(order_by, str) else tuple(order_by)
         self.stable = stable
+        if exchange and (cache == "none" or not balance):
+            why = "cache='none' keeps no rows" if cache == "none" else "balance=False"
+            raise InvalidArgumentError(
+                f"exchange=True needs rows that stay, and nodes with equally many: not {why}"
+            )
         self.balance = balance
+        self.exchange = exchange
         self.probe = probe
 
     def plan(self, name: str) -> PlannedFeed:
@@ -189,6 +213,7 @@ class Feed:
             self.order_by,
             self.stable,
             self.balance,
+            self.exchange,
             self.reader(names),
         )
 

@@ -208,6 +208,12 @@ Status Agent::Configure(net::Message& message) {
   callbacks.balanced = [this](const std::string& feed) {
     if (hand_) hand_->OnBalanced(feed);
   };
+  callbacks.settled = [this](const std::string& feed) {
+    if (hand_) hand_->OnSettled(feed);
+  };
+  callbacks.dropped = [this](const std::string& feed) {
+    if (hand_) hand_->OnDropped(feed);
+  };
   service_ = std::make_unique<feed::FeedService>(std::move(options), std::move(callbacks));
   StartHandOver();
   loop_->Every(Seconds(kFeedTick_s),

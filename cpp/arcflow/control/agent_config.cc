@@ -13,19 +13,21 @@ using nlohmann::json;
 
 constexpr double kMaxSeconds = 1e7;  // a third of a year
 constexpr std::size_t kMaxEntries = 4096;
+constexpr std::size_t kMaxExchangedNameBytes = kMaxNameBytes - 48;  // its passes append numbers
 constexpr std::size_t kMaxArgumentBytes = 128 * 1024;
 constexpr std::size_t kMaxPathBytes = 4096;
 constexpr int kMaxRespawns = 1'000'000;
 constexpr std::uint64_t kMaxReportBytes = std::uint64_t{1} << 20;
 
-/// {"schema": …, "cache": "auto", "balance": false}
+/// {"schema": …, "cache": "auto", "balance": false, "exchange": false}
 Result<feed::FeedOptions> FeedFromJson(const json& object) {
   feed::FeedOptions options;
   std::string cache = "auto";
   Fields in(object, "feed");
   const json* schema = in.Find("schema", Need::kRequired);
   in.String("cache", &cache, kMaxNameBytes, Need::kOptional)
-      .Bool("balance", &options.balance, Need::kOptional);
+      .Bool("balance", &options.balance, Need::kOptional)
+      .Bool("exchange", &options.exchange, Need::kOptional);
   ARC_TRY(in.status());
   ARC_ASSIGN(options.schema, columnar::Schema::FromJson(*schema));
   ARC_ASSIGN(options.cache, feed::CacheFromName(cache));
@@ -44,6 +46,8 @@ void ReadFeeds(Fields* in, std::map<std::string, feed::FeedOptions>* feeds) {
       in->Fail("feeds", "has a name that is empty or too long");
     auto feed = FeedFromJson(value);
     in->Check("feeds", feed.status().WithContext(CleanText(name, kMaxNameBytes)));
+    if (feed.ok() && feed->exchange && name.size() > kMaxExchangedNameBytes)
+      in->Fail("feeds", "has a name that is too long for a feed whose rows are exchanged");
     if (feed.ok()) feeds->emplace(name, std::move(*feed));
   }
 }

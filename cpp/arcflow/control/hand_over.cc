@@ -6,10 +6,18 @@
 #include <vector>
 
 #include "arcflow/base/log.h"
+#include "arcflow/feed/exchange.h"
 
 namespace arcflow::control {
 
 using nlohmann::json;
+
+namespace {
+
+/// Under this name a rank offers what it has for passes of exchanged rows.
+std::string OfferOf(const std::string& feed) { return feed + "@"; }
+
+}  // namespace
 
 HandOver::HandOver(net::Loop& loop, Options options, feed::FeedService& service,
                    Callbacks callbacks)
@@ -22,13 +30,17 @@ HandOver::~HandOver() { Close(); }
 
 void HandOver::OnBalanced(const std::string& feed) {
   if (closed_) return;
+  const auto pass = feed::ExchangePass::FromName(feed);
+  const bool exchanged = pass && service_.Exchanges(pass->feed);
   HandOffer offer;
   offer.feed = feed;
   for (const feed::Move& move : service_.Moves(feed)) {
-    if (move.from == options_.rank) {
+    if (exchanged) {
+      if (move.to == options_.rank) jobs_.push_back({feed, OfferOf(pass->feed), move});
+    } else if (move.from == options_.rank) {
       offer.ranks.push_back(move.to);
     } else {
-      jobs_.push_back({feed, move});
+      jobs_.push_back({feed, feed, move});
     }
   }
   if (!offer.ranks.empty()) {
@@ -36,6 +48,36 @@ void HandOver::OnBalanced(const std::string& feed) {
     offer.port = listener_->port();
     callbacks_.to_coordinator(offer.ToJson());
   }
+  Next();
+}
+
+void HandOver::OnSettled(const std::string& feed) {
+  if (closed_ || failed_) return;
+  if (const Status status = Listen(); !status.ok()) return Fail(options_.rank, status);
+  HandOffer offer;
+  offer.feed = OfferOf(feed);
+  offer.port = listener_->port();
+  for (int rank = 0; rank < options_.size; ++rank) {
+    if (rank != options_.rank) offer.ranks.push_back(rank);
+  }
+  offers_[{options_.rank, offer.feed}] = offer.port;
+  callbacks_.to_coordinator(offer.ToJson());
+  Next();
+}
+
+void HandOver::OnDropped(const std::string& feed) {
+  if (closed_ || failed_ || jobs_.empty()) return;
+  if (incoming_ && jobs_.front().feed == feed) {
+    // What is under way on this connection belongs to nobody; the next job gets a new one.
+    const auto source = sources_.find(jobs_.front().move.from);
+    if (source != sources_.end()) {
+      const auto channel = std::move(source->second.channel);
+      sources_.erase(source);
+      channel->Close();
+    }
+    incoming_.reset();
+  }
+  std::erase_if(jobs_, [&](const Job& job) { return job.feed == feed; });
   Next();
 }
 
@@ -68,7 +110,7 @@ void HandOver::Close() {
     EndPiece(taker);
     taker.channel->Close();
   }
-  for (auto& [rank, channel] : sources_) channel->Close();
+  for (auto& [rank, source] : sources_) source.channel->Close();
   takers_.clear();
   sources_.clear();
 }

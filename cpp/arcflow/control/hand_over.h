@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// HandOver: rows from agent to agent, so that uneven ranks become even.
+// HandOver: rows from agent to agent, so that uneven ranks become even and ranks mix their rows.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +25,17 @@ namespace arcflow::control {
 /// One agent's part: who gives listens and tells so through the coordinator; who takes connects,
 /// and asks for one piece after the other when it has room for it. A piece lies in the giver's log
 /// until the taker has all of its rows, and counts where the plan says. docs/design/feed.md,
-/// "Uneven ranks", has the picture. Threads: the loop's. Never blocks, but for reading and writing
-/// one chunk of memory or a local file. Lifetime: `service` must outlive it.
+/// "Uneven ranks", has the picture. For a pass of exchanged rows ("Exchange of rows" there) every
+/// rank takes from all, also from itself, and givers keep what they give. Threads: the loop's.
+/// Never blocks, but for reading and writing one chunk of memory or a local file. Lifetime:
+/// `service` must outlive it.
 class HandOver {
  public:
   struct Options {
     std::string run_id;
     net::ChannelOptions channel;  // secret, encryption
     int rank = 0;
+    int size = 1;
     std::string host;  // that the listener is bound to
     std::uint16_t first_port = 0;
     std::uint16_t last_port = 0;
@@ -51,6 +54,9 @@ class HandOver {
 
   /// The service's `balanced`.
   void OnBalanced(const std::string& feed);
+  /// The service's `settled` and `dropped`.
+  void OnSettled(const std::string& feed);
+  void OnDropped(const std::string& feed);
   /// A packet of the service for a writer. False: it is the feeder's.
   bool Route(const nlohmann::json& packet);
   /// The coordinator's `hand`. InvalidArgument.
@@ -80,7 +86,10 @@ class HandOver {
   // Taking: hand_take.cc.
   struct Job {
     std::string feed;
+    std::string offer;  // under which its giver says that it can be had
     feed::Move move;
+
+    bool exchanged() const { return offer != feed; }
   };
   /// What comes just now.
   struct Incoming {
@@ -92,6 +101,12 @@ class HandOver {
   };
   void Next();
   void Connect(int rank, const std::string& feed);
+  /// A connection to a giver; another one may follow it.
+  struct Source {
+    std::uint64_t number = 0;
+    std::shared_ptr<net::Channel> channel;
+  };
+  bool Current(int rank, std::uint64_t source) const;
   void OnSource(int rank, const nlohmann::json& message);
   Status OnPiece(const nlohmann::json& message);
   Status OnRoom(const nlohmann::json& packet);
@@ -112,8 +127,9 @@ class HandOver {
   std::map<int, Taker> takers_;
 
   std::map<std::pair<int, std::string>, std::uint16_t> offers_;  // ports, by giver and feed
-  std::map<int, std::shared_ptr<net::Channel>> sources_;         // by giver
-  std::deque<Job> jobs_;                                         // the first is under way
+  std::uint64_t next_source_ = 1;
+  std::map<int, Source> sources_;  // by giver
+  std::deque<Job> jobs_;           // the first is under way
   std::optional<Incoming> incoming_;
   bool failed_ = false;
 };

@@ -46,32 +46,40 @@ void HandOver::Next() {
   if (closed_ || failed_ || incoming_ || jobs_.empty()) return;
   const Job& job = jobs_.front();
   const int giver = job.move.from;
-  if (!offers_.contains({giver, job.feed})) return;
-  if (!sources_.contains(giver)) Connect(giver, job.feed);
+  if (!offers_.contains({giver, job.offer})) return;
+  if (!sources_.contains(giver)) Connect(giver, job.offer);
   incoming_.emplace();
   incoming_->row = job.move.first_row;
-  Send(*sources_.at(giver), HandTake{job.feed, incoming_->row}.ToJson());
+  Send(*sources_.at(giver).channel, HandTake{job.feed, incoming_->row}.ToJson());
 }
 
-void HandOver::Connect(int rank, const std::string& feed) {
+/// Whether that connection is the one to `rank` now.
+bool HandOver::Current(int rank, std::uint64_t source) const {
+  const auto found = sources_.find(rank);
+  return found != sources_.end() && found->second.number == source;
+}
+
+void HandOver::Connect(int rank, const std::string& offer) {
+  const std::uint64_t number = next_source_++;
   net::ChannelCallbacks callbacks;
-  callbacks.on_message = [this, rank, alive = std::weak_ptr(alive_)](json& message) {
-    if (!alive.expired()) OnSource(rank, message);
+  callbacks.on_message = [this, rank, number, alive = std::weak_ptr(alive_)](json& message) {
+    if (!alive.expired() && Current(rank, number)) OnSource(rank, message);
   };
-  callbacks.on_raw = [this, rank, alive = std::weak_ptr(alive_)](std::string& body) {
-    if (alive.expired()) return;
+  callbacks.on_raw = [this, rank, number, alive = std::weak_ptr(alive_)](std::string& body) {
+    if (alive.expired() || !Current(rank, number)) return;
     if (const Status status = OnChunk(body); !status.ok()) Fail(rank, status);
   };
-  callbacks.on_closed = [this, rank, alive = std::weak_ptr(alive_)](const Status& why) {
-    if (alive.expired()) return;
+  callbacks.on_closed = [this, rank, number, alive = std::weak_ptr(alive_)](const Status& why) {
+    if (alive.expired() || !Current(rank, number)) return;
     sources_.erase(rank);
     if (!jobs_.empty() && jobs_.front().move.from == rank && incoming_)
       Fail(rank, why.ok() ? Unavailable("it closed the connection") : why);
   };
-  sources_[rank] = net::Channel::Connect(loop_, callbacks_.host_of(rank), offers_.at({rank, feed}),
-                                         options_.channel, std::move(callbacks),
-                                         Deadline::AfterSeconds(options_.connect_timeout_s));
-  Send(*sources_.at(rank), HandHello{options_.run_id, options_.rank}.ToJson());
+  sources_[rank] = {
+      number, net::Channel::Connect(loop_, callbacks_.host_of(rank), offers_.at({rank, offer}),
+                                    options_.channel, std::move(callbacks),
+                                    Deadline::AfterSeconds(options_.connect_timeout_s))};
+  Send(*sources_.at(rank).channel, HandHello{options_.run_id, options_.rank}.ToJson());
 }
 
 void HandOver::OnSource(int rank, const json& message) {
@@ -123,7 +131,7 @@ Status HandOver::OnRoom(const json& packet) {
   incoming_->bytes = packet.value("bytes", std::uint64_t{0});
   ARC_ASSIGN(incoming_->memory,
              CreateMemfd("arcflow-" + feed, static_cast<std::size_t>(incoming_->bytes)));
-  Send(*sources_.at(jobs_.front().move.from), {{"op", "send"}});
+  Send(*sources_.at(jobs_.front().move.from).channel, {{"op", "send"}});
   return Status::Ok();
 }
 
@@ -132,7 +140,8 @@ Status HandOver::OnChunk(const std::string& body) {
   if (!incoming_->memory.valid()) return InvalidArgument("bytes that were not asked for");
   ARC_ASSIGN(const Chunk chunk, ReadChunk(body, incoming_->piece.bytes));
   ARC_TRY(WriteAt(incoming_->memory, chunk));
-  Send(*sources_.at(jobs_.front().move.from), {{"op", "got"}, {"bytes", chunk.bytes.size()}});
+  Send(*sources_.at(jobs_.front().move.from).channel,
+       {{"op", "got"}, {"bytes", chunk.bytes.size()}});
   return Status::Ok();
 }
 
@@ -151,9 +160,11 @@ Status HandOver::OnSent() {
   ARC_TRY(service_.AddPiece(job.feed, done.buffer, std::move(done.memory), done.piece.rows,
                             done.piece.skip));
   if (closed_ || failed_) return Status::Ok();
-  net::Channel& source = *sources_.at(job.move.from);
+  const auto connected = sources_.find(job.move.from);
+  if (connected == sources_.end()) return Status::Ok();  // the pass was dropped meanwhile
+  net::Channel& source = *connected->second.channel;
   if (last) {
-    Send(source, {{"op", "taken"}, {"feed", job.feed}});
+    if (!job.exchanged()) Send(source, {{"op", "taken"}, {"feed", job.feed}});
     Next();
   } else if (incoming_) {
     Send(source, HandTake{job.feed, incoming_->row}.ToJson());

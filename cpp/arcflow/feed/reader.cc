@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "arcflow/feed/exchange.h"
 #include "arcflow/feed/log.h"
 #include "arcflow/feed/reader_link.h"
 #include "arcflow/feed/reader_mappings.h"
@@ -84,6 +85,11 @@ struct Reader::Impl {
 
   std::uint64_t first_row() const { return step * options.batch_size; }
   bool shuffled() const { return options.shuffle_seed.has_value(); }
+  /// The feed that this pass reads: once rows have been exchanged, one of its own.
+  std::string SourceOfPass() const {
+    if (!exchange || !shuffled() || epoch == 0) return options.feed;
+    return ExchangePass{options.feed, *options.shuffle_seed, epoch}.Name();
+  }
   bool cancelled() const { return cancel_requested.load(std::memory_order_relaxed); }
 
   ReaderOptions options;
@@ -96,6 +102,7 @@ struct Reader::Impl {
 
   std::unique_ptr<ReaderLink> link;  // null after a Seek until the next Next
   bool link_used = false;            // has asked anything
+  bool exchange = false;             // ranks mix their rows for every shuffled pass but the first
   std::deque<Held> held;
   std::uint64_t known_end = 0;             // rows [first_row(), known_end) lie in `held`
   std::optional<std::uint64_t> feed_rows;  // once the feed has ended
@@ -230,7 +237,7 @@ void Reader::Impl::DropAll() {
 Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need, std::uint64_t* waited) {
   for (;;) {
     if (link == nullptr) {
-      ARC_ASSIGN(link, ReaderLink::Open(broker.get(), options.feed, cancel.get(), deadline));
+      ARC_ASSIGN(link, ReaderLink::Open(broker.get(), SourceOfPass(), cancel.get(), deadline));
       link_used = false;
     }
     ARC_ASSIGN(*need, WhatIsMissing());
@@ -435,6 +442,7 @@ Result<std::unique_ptr<Reader>> Reader::Open(int broker_fd, ReaderOptions option
         "without shuffle=");
   }
   impl->schema = impl->link->schema();
+  impl->exchange = impl->link->exchange();
   impl->gauge->max_leases = static_cast<std::int64_t>(impl->link->max_leases());
   return std::unique_ptr<Reader>(new Reader(std::move(impl)));
 }
@@ -464,9 +472,10 @@ Status Reader::Seek(std::uint64_t step, std::uint64_t epoch) {
   r.EndPass(false);
   // A session reads forwards only (see ReaderLink); one that has asked for nothing yet can begin
   // anywhere.
-  if (r.link_used || !r.failed.ok()) r.link.reset();
+  const std::string source = r.SourceOfPass();
   r.step = step;
   r.epoch = epoch;
+  if (r.link_used || !r.failed.ok() || r.SourceOfPass() != source) r.link.reset();
   r.known_end = r.shuffled() ? 0 : r.first_row();
   r.feed_rows.reset();
   r.plan = {};

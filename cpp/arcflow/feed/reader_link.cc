@@ -171,6 +171,9 @@ Status ReaderLink::ReadSchema(const json& packet, const std::vector<Fd>& fds) {
   if (packet.contains("read_once")) {
     ARC_ASSIGN(read_once_, Flag(packet, "read_once"));
   }
+  if (packet.contains("exchange")) {
+    ARC_ASSIGN(exchange_, Flag(packet, "exchange"));
+  }
   ARC_ASSIGN(const std::uint64_t rank, Number(packet, "rank"));
   ARC_ASSIGN(const std::uint64_t size, Number(packet, "size"));
   rank_ = static_cast<int>(rank);

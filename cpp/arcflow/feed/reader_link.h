@@ -53,6 +53,8 @@ class ReaderLink {
   std::size_t max_leases() const { return max_leases_; }
   /// Rows may be gone once they were read (cache none).
   bool read_once() const { return read_once_; }
+  /// Shuffled passes but the first read rows that ranks have exchanged (exchange.h).
+  bool exchange() const { return exchange_; }
   int rank() const { return rank_; }
   int size() const { return size_; }
 
@@ -86,6 +88,7 @@ class ReaderLink {
   columnar::Schema schema_;
   std::size_t max_leases_ = 0;
   bool read_once_ = false;
+  bool exchange_ = false;
   int rank_ = 0;
   int size_ = 1;
   bool row_asked_ = false;

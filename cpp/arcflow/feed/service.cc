@@ -82,6 +82,7 @@ std::map<std::string, std::unique_ptr<FeedService::Impl::Feed>> FeedService::Imp
     feed->cache = feed_options.cache;
     feed->schema = feed_options.schema;
     feed->balanced = feed_options.balance && feed_options.cache != Cache::kNone && options.size > 1;
+    feed->exchange = feed_options.exchange && feed->balanced;
     feed->ranks.resize(static_cast<std::size_t>(std::max({options.size, options.rank + 1, 1})));
     feeds[name] = std::move(feed);
   }
@@ -108,7 +109,7 @@ Result<int> FeedService::Impl::AddReader(const std::string& name, Fd socket) {
   if (!socket.valid()) return InvalidArgument("a reader without a socket");
   const ReaderId id = next_reader++;
   auto reader = std::make_unique<ReaderSession>(id, std::move(socket), *this);
-  const Result<Feed*> feed = FindFeed(name);
+  const Result<Feed*> feed = FindToRead(name);
   if (!feed.ok()) {
     (void)reader->Send(
         ErrorPacket(feed.status()));  // the reader hears why before its socket closes
@@ -127,6 +128,7 @@ Status FeedService::Impl::SendSchema(ReaderSession& reader, const Feed& feed) {
   json packet{
       {"op", "schema"}, {"rank", rank}, {"size", size}, {"max_leases", memory.MaxLeases(feed)}};
   if (feed.cache == Cache::kNone) packet["read_once"] = true;
+  if (feed.exchange) packet["exchange"] = true;
   json schema = feed.schema.ToJson();
   const std::string text = schema.dump(-1, ' ', false, json::error_handler_t::replace);
   if (text.size() <= kMostInPacket) {
@@ -153,7 +155,11 @@ bool FeedService::Impl::OnReaderReadable(int descriptor) {
   Feed& feed = *session->second.feed;
   by_descriptor.erase(found);
   sessions.erase(session);
-  if (feed.removed) Forget(feed);
+  if (feed.source != nullptr) {
+    DropOldPasses(*feed.source);
+  } else if (feed.removed) {
+    Forget(feed);
+  }
   return false;
 }
 
@@ -228,7 +234,8 @@ Result<KnownSteps> FeedService::Impl::Plan(ReaderId reader, std::uint64_t batch,
 }
 
 void FeedService::Impl::AddPass(ReaderId reader, const PassStats& pass) {
-  Feed& feed = *sessions.at(reader).feed;
+  Feed& read = *sessions.at(reader).feed;
+  Feed& feed = read.source != nullptr ? *read.source : read;
   ++feed.passes_count;
   feed.passes.push_back(pass);
   const std::uint64_t waited = AcquireWait(feed);
@@ -270,19 +277,24 @@ void FeedService::Impl::Pump() {
 void FeedService::Impl::Flush() {
   if (flushing) return;  // the outer call goes on with what this one added
   flushing = true;
-  while (!to_feeder.empty() || !changed.empty() || !planned.empty()) {
+  const auto tell_one = [](std::set<std::string>* news, const auto& call) {
+    if (news->empty()) return false;
+    const std::string feed = *news->begin();
+    news->erase(news->begin());
+    if (call) call(feed);
+    return true;
+  };
+  for (;;) {
     if (!to_feeder.empty()) {
       const json packet = std::move(to_feeder.front());
       to_feeder.pop_front();
       if (callbacks.send_to_feeder) callbacks.send_to_feeder(packet);
       continue;
     }
-    const bool rows = !changed.empty();
-    std::set<std::string>& news = rows ? changed : planned;
-    const std::string feed = *news.begin();
-    news.erase(news.begin());
-    const auto& call = rows ? callbacks.rows_changed : callbacks.balanced;
-    if (call) call(feed);
+    if (tell_one(&changed, callbacks.rows_changed)) continue;
+    if (tell_one(&dropped, callbacks.dropped)) continue;
+    if (tell_one(&planned, callbacks.balanced)) continue;
+    if (!tell_one(&settled, callbacks.settled)) break;
   }
   flushing = false;
 }
@@ -346,7 +358,7 @@ json FeedService::Impl::Stats() const {
   std::uint64_t spilled = 0;
   for (const auto& [name, feed] : feeds) {
     spilled += feed->spilled_bytes;
-    stats["feeds"][name] = FeedStats(*feed);
+    if (feed->source == nullptr) stats["feeds"][name] = FeedStats(*feed);
   }
   stats["spilled_bytes"] = spilled;
   return stats;
@@ -365,7 +377,9 @@ Status FeedService::OnFeederPacket(const json& body, std::vector<Fd> fds) {
 }
 
 Result<int> FeedService::AddReader(const std::string& feed, Fd socket) {
-  return impl_->AddReader(feed, std::move(socket));
+  Result<int> descriptor = impl_->AddReader(feed, std::move(socket));
+  impl_->Flush();
+  return descriptor;
 }
 
 bool FeedService::OnReaderReadable(int descriptor) {

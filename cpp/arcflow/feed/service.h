@@ -28,6 +28,9 @@ struct FeedOptions {
   columnar::Schema schema;
   Cache cache = Cache::kAuto;
   bool balance = false;  // ranks with more rows hand some to ranks with fewer; not with kNone
+  /// Ranks mix their rows for every shuffled pass but the first: readers then find
+  /// "name@seed.epoch" (exchange.h). Needs `balance`.
+  bool exchange = false;
 };
 
 struct ServiceOptions {
@@ -53,6 +56,11 @@ class FeedService {
     std::function<void(const std::string& feed)> rows_changed;
     /// All ranks have all rows of a balanced feed, and some of Moves(feed) concern this one.
     std::function<void(const std::string& feed)> balanced = {};
+    /// This rank has all rows of a feed with `exchange` that it will ever have: others may take
+    /// them for their passes.
+    std::function<void(const std::string& feed)> settled = {};
+    /// A pass of exchanged rows, for which rows may be on their way, is not wanted any more.
+    std::function<void(const std::string& feed)> dropped = {};
   };
   FeedService(ServiceOptions options, Callbacks callbacks);
   ~FeedService();
@@ -61,7 +69,7 @@ class FeedService {
   /// protocol.
   Status OnFeederPacket(const nlohmann::json& body, std::vector<Fd> fds);
   /// A new reader session (the broker's `open`): takes the socket, sends `schema` or `error`.
-  /// Returns its descriptor for polling.
+  /// Returns its descriptor for polling. The name of a pass of exchanged rows makes that pass.
   Result<int> AddReader(const std::string& feed, Fd socket);
   /// The session's socket is readable or closed. False: the session has ended, stop polling it.
   bool OnReaderReadable(int descriptor);
@@ -89,10 +97,14 @@ class FeedService {
   /// This rank's own rows, as its feeder brought them: those that it hands to others count here.
   RankRows Local(const std::string& feed) const;
 
-  // Rows that ranks hand one another (docs/design/feed.md, "Uneven ranks"): service_balance.cc.
+  // Rows that ranks hand one another (docs/design/feed.md, "Uneven ranks" and "Exchange of rows"):
+  // service_balance.cc, service_exchange.cc. `feed` may be a pass of exchanged rows: rows are then
+  // given from the log of the feed that it is a pass of, which keeps them.
 
   /// What this rank gives and takes, in order; empty before `balanced` was called.
   std::vector<Move> Moves(const std::string& feed) const;
+  /// Whether there is such a feed, and ranks exchange its rows between passes.
+  bool Exchanges(const std::string& feed) const;
   /// A run of rows that lie in one segment, for another rank to take.
   struct Piece {
     std::uint64_t segment = 0;
@@ -105,7 +117,8 @@ class FeedService {
   /// InvalidArgument when that rank gets no such row.
   Result<Piece> BeginPiece(const std::string& feed, int to, std::uint64_t row);
   void EndPiece(const std::string& feed, int to, std::uint64_t segment);
-  /// Rank `to` has all that it gets from here. When the last one has, the rows are forgotten.
+  /// Rank `to` has all that it gets from here. When the last one has, the rows are forgotten; those
+  /// of a pass stay.
   void Given(const std::string& feed, int to);
   /// Asks for room for a piece, within the bound, answered by `send_to_feeder` with a packet as the
   /// feeder gets, in which "handed" is true. NotFound, InvalidArgument.

@@ -85,10 +85,17 @@ void FeedService::Impl::PlanIfAllEnded(Feed& feed) {
   }
   feed.plan = PlanBalance(rows);
   if (Moves(feed).empty()) {
-    feed.log.End();
+    Settle(feed);
   } else {
     planned.insert(feed.name);
   }
+  PlanPassesOf(feed);
+}
+
+/// All rows that this rank will ever have are there.
+void FeedService::Impl::Settle(Feed& feed) {
+  feed.log.End();
+  if (feed.exchange) settled.insert(feed.name);
 }
 
 std::vector<Move> FeedService::Impl::Moves(const Feed& feed) const {
@@ -112,13 +119,19 @@ Result<FeedService::Piece> FeedService::Impl::BeginPiece(Feed& feed, int to, std
                            std::to_string(row) + " of feed '" + feed.name + "' from rank " +
                            std::to_string(rank));
   }
-  const std::uint64_t number = found.segment->number;
+  return LendPiece(feed, to, row, move->first_row + move->rows);
+}
+
+/// Rows of one segment, from one that is there to `end_row` at most.
+Result<FeedService::Piece> FeedService::Impl::LendPiece(Feed& feed, int to, std::uint64_t row,
+                                                        std::uint64_t end_row) {
+  const std::uint64_t number = feed.log.Find(row).segment->number;
   memory.PrepareLease(feed, number);  // may move it to disk, like a reader's
   const Segment& segment = *feed.log.Get(number);
   Piece piece;
   piece.segment = number;
-  piece.rows = std::min(segment.end_row(), move->first_row + move->rows) - row;
-  piece.skip = row - segment.first_row;
+  piece.rows = std::min(segment.end_row(), end_row) - row;
+  piece.skip = segment.skip + (row - segment.first_row);
   piece.bytes = segment.bytes;
   piece.memory = Fd(::fcntl(memory.DescriptorOf(feed, segment), F_DUPFD_CLOEXEC, 3));
   if (!piece.memory.valid())
@@ -133,7 +146,7 @@ void FeedService::Impl::Given(Feed& feed, int to) {
     if (move.to != rank && !feed.given.contains(move.to)) return;
   }
   memory.Truncate(feed, Target(feed));
-  feed.log.End();
+  Settle(feed);
 }
 
 Status FeedService::Impl::AddPiece(Feed& feed, std::uint64_t id, Fd descriptor, std::uint64_t rows,
@@ -155,7 +168,7 @@ Status FeedService::Impl::AddPiece(Feed& feed, std::uint64_t id, Fd descriptor, 
     PumpSessions();
     memory.Settle(feed, feed.log.all().back().number);
   }
-  if (feed.log.rows() == Target(feed)) feed.log.End();
+  if (feed.log.rows() == Target(feed)) Settle(feed);
   return Status::Ok();
 }
 
@@ -166,6 +179,13 @@ std::vector<Move> FeedService::Moves(const std::string& name) const {
 
 Result<FeedService::Piece> FeedService::BeginPiece(const std::string& name, int to,
                                                    std::uint64_t row) {
+  const auto pass = ExchangePass::FromName(name);
+  Impl::Feed* const source = pass ? impl_->SourceOf(*pass) : nullptr;
+  if (source != nullptr) {
+    Result<Piece> piece = impl_->BeginPassPiece(*source, *pass, to, row);
+    impl_->Flush();
+    return piece;
+  }
   ARC_ASSIGN(Impl::Feed * feed, impl_->FindFeed(name));
   Result<Piece> piece = impl_->BeginPiece(*feed, to, row);
   impl_->Flush();
@@ -173,7 +193,9 @@ Result<FeedService::Piece> FeedService::BeginPiece(const std::string& name, int 
 }
 
 void FeedService::EndPiece(const std::string& name, int to, std::uint64_t segment) {
-  const Result<Impl::Feed*> feed = impl_->FindFeed(name);
+  const auto pass = ExchangePass::FromName(name);
+  Impl::Feed* const source = pass ? impl_->SourceOf(*pass) : nullptr;
+  const Result<Impl::Feed*> feed = source != nullptr ? source : impl_->FindFeed(name);
   if (!feed.ok()) return;
   const auto orphans = (*feed)->log.Release(TakerId(to), segment);
   if (orphans.ok()) impl_->memory.Free(*orphans);
@@ -183,7 +205,7 @@ void FeedService::EndPiece(const std::string& name, int to, std::uint64_t segmen
 
 void FeedService::Given(const std::string& name, int to) {
   const Result<Impl::Feed*> feed = impl_->FindFeed(name);
-  if (!feed.ok() || !(*feed)->plan || (*feed)->log.ended()) return;
+  if (!feed.ok() || !(*feed)->plan || (*feed)->log.ended() || (*feed)->source != nullptr) return;
   impl_->Given(**feed, to);
   impl_->Pump();
   impl_->Flush();

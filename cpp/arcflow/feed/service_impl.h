@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "arcflow/feed/exchange.h"
 #include "arcflow/feed/reader_session.h"
 #include "arcflow/feed/service.h"
 #include "arcflow/feed/service_memory.h"
@@ -26,6 +27,10 @@ class FeedService::Impl final : public ReaderHost {
  public:
   Impl(ServiceOptions options, Callbacks callbacks);
 
+  struct GivenPass {
+    ExchangePass pass;
+    std::vector<Move> moves;  // all of its plan
+  };
   struct Feed : FeedState {
     columnar::Schema schema;
     std::vector<RankRows> ranks;
@@ -44,6 +49,11 @@ class FeedService::Impl final : public ReaderHost {
     std::uint64_t spooled_rows = 0;                  // then
     std::optional<Balance> plan;                     // once all ranks have spooled
     std::set<int> given;                             // ranks that have all they get from here
+    bool exchange = false;                           // options.exchange
+    std::string newest_pass;                         // of exchanged rows, if one was ever read
+    std::optional<GivenPass> given_pass;             // the last one that a rank took rows for
+    Feed* source = nullptr;                          // of a pass of exchanged rows: whose
+    ExchangePass pass;                               // then
     bool removed = false;                            // goes with its last session
   };
   struct Session {
@@ -92,9 +102,19 @@ class FeedService::Impl final : public ReaderHost {
   void PlanIfAllEnded(Feed& feed);
   std::vector<Move> Moves(const Feed& feed) const;
   Result<Piece> BeginPiece(Feed& feed, int to, std::uint64_t row);
+  Result<Piece> LendPiece(Feed& feed, int to, std::uint64_t row, std::uint64_t end_row);
+  void Settle(Feed& feed);
   void Given(Feed& feed, int to);
   Status AddPiece(Feed& feed, std::uint64_t buffer, Fd memory, std::uint64_t rows,
                   std::uint64_t skip);
+
+  // Exchange of rows between passes: service_exchange.cc
+  Result<Feed*> FindToRead(const std::string& name);
+  void PlanPass(Feed& feed);
+  void PlanPassesOf(Feed& source);
+  void DropOldPasses(const Feed& source);
+  Result<Piece> BeginPassPiece(Feed& source, const ExchangePass& pass, int to, std::uint64_t row);
+  Feed* SourceOf(const ExchangePass& pass);
 
   // Feeds that come and go: service_side.cc
   Status AddFeed(const std::string& name, FeedOptions options);
@@ -132,6 +152,8 @@ class FeedService::Impl final : public ReaderHost {
   std::deque<nlohmann::json> to_feeder;
   std::set<std::string> changed;
   std::set<std::string> planned;  // `balanced` is to be called
+  std::set<std::string> settled;  // so is `settled`
+  std::set<std::string> dropped;  // and `dropped`
   bool flushing = false;
 };
 
