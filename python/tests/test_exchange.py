@@ -42,6 +42,21 @@ def passes_of(spark, feed):
     return result, [value[0] for value in result.values], [value[1] for value in result.values]
 
 
+def most_mapped(ctx):
+    """The most bytes of the agent's memory that this node has mapped at any batch."""
+    most = 0
+    for _ in range(PASSES):
+        for _columns, _padding in ctx.reader("train", 100, shuffle=5):
+            mapped = 0
+            with open("/proc/self/maps") as maps:
+                for line in maps:
+                    if "memfd:arcflow-train" in line:
+                        begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+                        mapped += end - begin
+            most = max(most, mapped)
+    return most
+
+
 @on("local")
 class TestExchange:
     @pytest.fixture(scope="class")
@@ -75,6 +90,14 @@ class TestExchange:
                 assert epoch["used"] == 260
                 assert epoch["dropped"] == epoch["skipped"] == 0
             assert len(node["epochs"]) == 2 * PASSES
+
+    def test_passes_that_are_over_are_not_kept_mapped(self, spark):
+        memory = 4 << 20
+        rows = spark.range(0, 20_000, 1, 4).selectExpr("id", "array_repeat(double(id), 64) as x")
+        feed = Feed(rows, shapes={"x": (64,)}, exchange=True)  # 5 MB a node
+        with Cluster(spark, size=2, progress=False, feed_memory=memory) as cluster:
+            result = cluster.run(most_mapped, data=feed)
+        assert 0 < max(result.values) <= memory
 
     def test_without_it_rows_stay_where_they_are(self, spark):
         _, (first, _), _ = passes_of(spark, Feed(spark.range(0, ROWS, 1, 5)))

@@ -57,7 +57,7 @@ Shares FewRows(const std::vector<std::uint64_t>& rows, std::uint64_t epoch) {
   return shares;
 }
 
-std::optional<std::uint64_t> NumberIn(std::string_view text) {
+std::optional<std::uint64_t> ReadNumber(std::string_view text) {
   std::uint64_t value = 0;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
@@ -76,8 +76,8 @@ std::optional<ExchangePass> ExchangePass::FromName(std::string_view name) {
   const std::size_t dot = name.rfind('.');
   if (at == std::string_view::npos || at == 0 || dot == std::string_view::npos || dot < at)
     return std::nullopt;
-  const auto seed = NumberIn(name.substr(at + 1, dot - at - 1));
-  const auto epoch = NumberIn(name.substr(dot + 1));
+  const auto seed = ReadNumber(name.substr(at + 1, dot - at - 1));
+  const auto epoch = ReadNumber(name.substr(dot + 1));
   if (!seed || !epoch) return std::nullopt;
   return ExchangePass{std::string(name.substr(0, at)), *seed, *epoch};
 }

@@ -67,6 +67,7 @@ struct Reader::Impl {
   Result<std::optional<Batch>> Next(Deadline deadline);
   Result<std::optional<Batch>> Take(Deadline deadline, std::uint64_t* waited);
   void HandOut(const Batch* batch, std::uint64_t waited);
+  BufferMappings FirstMappings() const;
   Status WaitForBatch(Deadline deadline, Need* need, std::uint64_t* waited);
   Result<Need> WhatIsMissing() const;
   Result<Need> Planned(Need if_it_exists) const;
@@ -85,9 +86,10 @@ struct Reader::Impl {
 
   std::uint64_t first_row() const { return step * options.batch_size; }
   bool shuffled() const { return options.shuffle_seed.has_value(); }
+  bool exchanged() const { return exchange && shuffled() && epoch > 0; }
   /// The feed that this pass reads: once rows have been exchanged, one of its own.
   std::string SourceOfPass() const {
-    if (!exchange || !shuffled() || epoch == 0) return options.feed;
+    if (!exchanged()) return options.feed;
     return ExchangePass{options.feed, *options.shuffle_seed, epoch}.Name();
   }
   bool cancelled() const { return cancel_requested.load(std::memory_order_relaxed); }
@@ -234,6 +236,14 @@ void Reader::Impl::DropAll() {
   held.clear();
 }
 
+/// Memory that earlier passes have mapped. Rows that were exchanged lie in memory of their pass,
+/// for which the agent may give up what the others lay in: kept mapped, that would be memory beyond
+/// the bound.
+BufferMappings Reader::Impl::FirstMappings() const {
+  BufferMappings idle = IdleMappings::Instance().Take(broker.get(), options.feed);
+  return exchanged() ? BufferMappings() : std::move(idle);
+}
+
 Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need, std::uint64_t* waited) {
   for (;;) {
     if (link == nullptr) {
@@ -243,7 +253,7 @@ Status Reader::Impl::WaitForBatch(Deadline deadline, Need* need, std::uint64_t* 
     ARC_ASSIGN(*need, WhatIsMissing());
     ARC_TRY(AskAhead(*need));
     if (*need == Need::kNothing || *need == Need::kEnd) return Status::Ok();
-    if (!mappings) mappings = IdleMappings::Instance().Take(broker.get(), options.feed);
+    if (!mappings) mappings = FirstMappings();
     const auto begin = Clock::now();
     Result<ReaderLink::Answer> answer = link->Receive(&*mappings, gauge, deadline);
     *waited += NanosSince(begin);
@@ -354,7 +364,8 @@ void Reader::Impl::EndPass(bool complete) {
   order = {};
   DropAll();
   if (!mappings) return;
-  IdleMappings::Instance().Give(broker.get(), options.feed, *std::move(mappings), complete);
+  if (!exchanged())
+    IdleMappings::Instance().Give(broker.get(), options.feed, *std::move(mappings), complete);
   mappings.reset();
 }
 
