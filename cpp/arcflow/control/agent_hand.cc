@@ -23,7 +23,7 @@ Failure RowsLost(int from, int own, const Status& why) {
   failure.peer_loss =
       from != own && (why.code() == Code::kUnavailable || why.code() == Code::kDeadlineExceeded ||
                       why.code() == Code::kCancelled);
-  failure.message = from == own ? "rows for other ranks cannot be given: "
+  failure.message = from == own ? "rows cannot be handed between ranks: "
                                 : "rows of rank " + std::to_string(from) + " did not come: ";
   failure.message += why.message();
   return failure;

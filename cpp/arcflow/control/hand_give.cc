@@ -129,7 +129,7 @@ Status HandOver::Serve(Taker& taker, const json& message) {
     Fields in(message, "taken");
     in.String("feed", &feed, kMaxNameBytes, Need::kRequired);
     ARC_TRY(in.status());
-    EndPiece(taker);
+    if (taker.feed == feed) EndPiece(taker);
     service_.Given(feed, taker.rank);
     return Status::Ok();
   }

@@ -10,6 +10,7 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "arcflow/control/hand_over_testing.h"
@@ -23,15 +24,16 @@ using namespace hand_testing;  // NOLINT: hand_over_testing.h
 /// Of ranks that have exchanged their rows.
 class ExchangeTest : public HandOverTest {
  protected:
-  static std::string Pass(std::uint64_t epoch) {
-    return feed::ExchangePass{"train", 7, epoch}.Name();
+  static std::string Pass(std::uint64_t epoch, const std::string& feed = "train") {
+    return feed::ExchangePass{feed, 7, epoch}.Name();
   }
   /// What each rank reads in a pass; all ranks read it at the same time.
-  std::vector<std::vector<std::uint64_t>> ReadPass(std::uint64_t epoch) {
+  std::vector<std::vector<std::uint64_t>> ReadPass(std::uint64_t epoch,
+                                                   const std::string& feed = "train") {
     std::vector<std::future<std::vector<std::uint64_t>>> reading;
     for (std::size_t rank = 0; rank < wish_.rows.size(); ++rank)
-      reading.push_back(
-          std::async(std::launch::async, [this, rank, epoch] { return Read(rank, Pass(epoch)); }));
+      reading.push_back(std::async(
+          std::launch::async, [this, rank, epoch, feed] { return Read(rank, Pass(epoch, feed)); }));
     std::vector<std::vector<std::uint64_t>> read;
     for (auto& values : reading) read.push_back(values.get());
     return read;
@@ -86,6 +88,31 @@ TEST_F(ExchangeTest, UnevenRanksAreEvenedOutFirst) {
   for (auto& values : early) read.push_back(values.get());
   EXPECT_EQ(Sorted(read), Everything());
   for (const auto& values : read) EXPECT_EQ(values.size(), 3100u);
+}
+
+/// Rows of the second feed are asked for while the first one's last rows are settled.
+TEST_F(ExchangeTest, TwoFeedsBetweenTheSameRanks) {
+  Start({.rows = {9000, 0, 300}, .exchange = true, .feeds = {"train", "valid"}});
+  Spool();
+  for (std::uint64_t epoch = 1; epoch < 3; ++epoch) {
+    EXPECT_EQ(Sorted(ReadPass(epoch)), Everything());
+    EXPECT_EQ(Sorted(ReadPass(epoch, "valid")), Everything());
+  }
+  for (std::size_t rank = 0; rank < 3; ++rank) EXPECT_EQ(Failed(rank), "");
+}
+
+TEST_F(ExchangeTest, ANodeThatHasEndedTakesWhatTheOthersNeed) {
+  hold_offers_ = true;
+  Start({.rows = {9000, 0, 300}, .exchange = true});
+  Spool();
+  OnLoop([this] {
+    agents_[1]->service->RefuseMore();
+    hold_offers_ = false;
+    for (const auto& [from, message] : std::exchange(held_offers_, {})) Relay(from, message);
+  });
+  auto first = std::async(std::launch::async, [this] { return Read(0, Pass(1)); });
+  EXPECT_EQ(Read(2, Pass(1)).size(), 3100u);
+  EXPECT_EQ(first.get().size(), 3100u);
 }
 
 TEST_F(ExchangeTest, FewerRowsThanRanks) {

@@ -50,9 +50,9 @@ inline columnar::Schema OneColumn() {
 struct Agent {
   std::unique_ptr<feed::FeedService> service;
   std::unique_ptr<HandOver> sut;
-  std::vector<json> grants;  // of the feeder
-  std::string failed;        // "rank CODE message"
-  std::uint64_t written = 0;
+  std::vector<json> grants;                      // of the feeder
+  std::string failed;                            // "rank CODE message"
+  std::map<std::string, std::uint64_t> written;  // rows, by feed
 };
 
 struct Wish {
@@ -62,6 +62,7 @@ struct Wish {
   std::uint64_t segment_rows = kRowsPerPage;
   bool encrypt = false;
   bool exchange = false;
+  std::vector<std::string> feeds = {"train"};  // each with these rows
 };
 
 class HandOverTest : public ::testing::Test {
@@ -107,7 +108,8 @@ class HandOverTest : public ::testing::Test {
     feed::ServiceOptions options;
     options.rank = rank;
     options.size = static_cast<int>(wish_.rows.size());
-    options.feeds["train"] = {OneColumn(), wish_.cache, /*balance=*/true, wish_.exchange};
+    for (const std::string& feed : wish_.feeds)
+      options.feeds[feed] = {OneColumn(), wish_.cache, /*balance=*/true, wish_.exchange};
     options.feed_memory_bytes = (rank == small_ ? 2 : wish_.pages) * kPage;
     options.local_dirs = {dir_};
     feed::FeedService::Callbacks callbacks;
@@ -141,9 +143,11 @@ class HandOverTest : public ::testing::Test {
   /// As the coordinator does.
   void TellRows() {
     if (ending_) return;
-    std::vector<feed::RankRows> ranks;
-    for (auto& agent : agents_) ranks.push_back(agent->service->Local("train"));
-    for (auto& agent : agents_) agent->service->SetRanks("train", ranks);
+    for (const std::string& feed : wish_.feeds) {
+      std::vector<feed::RankRows> ranks;
+      for (auto& agent : agents_) ranks.push_back(agent->service->Local(feed));
+      for (auto& agent : agents_) agent->service->SetRanks(feed, ranks);
+    }
   }
   void Relay(int from, const json& message) {
     if (ending_) return;
@@ -159,11 +163,11 @@ class HandOverTest : public ::testing::Test {
   }
 
   /// Writes one segment.
-  void Write(Agent& agent, std::uint64_t rank, std::uint64_t rows) {
+  void Write(Agent& agent, std::uint64_t rank, const std::string& feed, std::uint64_t rows) {
     agent.grants.clear();
     const std::size_t bytes = rows * sizeof(std::uint64_t);
     ASSERT_TRUE(
-        agent.service->OnFeederPacket({{"op", "acquire"}, {"feed", "train"}, {"bytes", bytes}}, {})
+        agent.service->OnFeederPacket({{"op", "acquire"}, {"feed", feed}, {"bytes", bytes}}, {})
             .ok());
     ASSERT_EQ(agent.grants.size(), 1u);
     const json grant = agent.grants[0];
@@ -171,27 +175,31 @@ class HandOverTest : public ::testing::Test {
     Fd& memory = memory_[{&agent, grant["buffer"]}];
     if (grant["create"]) memory = std::move(*CreateMemfd("test", grant["bytes"]));
     std::vector<std::uint64_t> values(rows);
-    for (std::uint64_t i = 0; i < rows; ++i) values[i] = rank * kRank + agent.written + i;
+    for (std::uint64_t i = 0; i < rows; ++i) values[i] = rank * kRank + agent.written[feed] + i;
     ASSERT_EQ(::pwrite(memory.get(), values.data(), bytes, 0), static_cast<ssize_t>(bytes));
     std::vector<Fd> fds;
     if (grant["create"]) fds.emplace_back(::dup(memory.get()));
     ASSERT_TRUE(agent.service
                     ->OnFeederPacket({{"op", "publish"},
-                                      {"feed", "train"},
+                                      {"feed", feed},
                                       {"buffer", grant["buffer"]},
                                       {"rows", rows},
                                       {"closed", true}},
                                      std::move(fds))
                     .ok());
-    agent.written += rows;
+    agent.written[feed] += rows;
   }
   void Spool() {
     OnLoop([this] {
       for (std::size_t rank = 0; rank < agents_.size(); ++rank) {
         Agent& agent = *agents_[rank];
-        while (agent.written < wish_.rows[rank])
-          Write(agent, rank, std::min(wish_.segment_rows, wish_.rows[rank] - agent.written));
-        EXPECT_TRUE(agent.service->OnFeederPacket({{"op", "end"}, {"feed", "train"}}, {}).ok());
+        for (const std::string& feed : wish_.feeds) {
+          while (agent.written[feed] < wish_.rows[rank])
+            Write(agent, rank, feed,
+                  std::min(wish_.segment_rows, wish_.rows[rank] - agent.written[feed]));
+        }
+        for (const std::string& feed : wish_.feeds)
+          EXPECT_TRUE(agent.service->OnFeederPacket({{"op", "end"}, {"feed", feed}}, {}).ok());
       }
       memory_.clear();
     });

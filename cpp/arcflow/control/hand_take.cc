@@ -123,8 +123,10 @@ Status HandOver::OnRoom(const json& packet) {
   if (packet.value("op", "") == "refused") {
     const Status why = ErrorOf(packet);
     if (why.code() != Code::kCancelled) return why.WithContext("feed '" + feed + "'");
-    jobs_.clear();  // the node wants no more rows; who would have given these keeps them
+    // The node wants no more of them; who would have given them keeps them.
     incoming_.reset();
+    std::erase_if(jobs_, [&](const Job& job) { return job.feed == feed; });
+    Next();
     return Status::Ok();
   }
   incoming_->buffer = packet.value("buffer", std::uint64_t{0});
@@ -157,17 +159,16 @@ Status HandOver::OnSent() {
     incoming_.reset();
     jobs_.pop_front();
   }
+  // Before what follows from its last rows, which may ask the same giver for more.
+  if (last && !job.exchanged())
+    Send(*sources_.at(job.move.from).channel, {{"op", "taken"}, {"feed", job.feed}});
   ARC_TRY(service_.AddPiece(job.feed, done.buffer, std::move(done.memory), done.piece.rows,
                             done.piece.skip));
   if (closed_ || failed_) return Status::Ok();
-  const auto connected = sources_.find(job.move.from);
-  if (connected == sources_.end()) return Status::Ok();  // the pass was dropped meanwhile
-  net::Channel& source = *connected->second.channel;
   if (last) {
-    if (!job.exchanged()) Send(source, {{"op", "taken"}, {"feed", job.feed}});
     Next();
   } else if (incoming_) {
-    Send(source, HandTake{job.feed, incoming_->row}.ToJson());
+    Send(*sources_.at(job.move.from).channel, HandTake{job.feed, incoming_->row}.ToJson());
   }
   return Status::Ok();
 }

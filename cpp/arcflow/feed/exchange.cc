@@ -96,10 +96,9 @@ std::vector<Move> PlanExchange(const std::vector<std::uint64_t>& rows, std::uint
   for (std::size_t to = 0; to < n; ++to) {
     for (std::size_t k = 0; k < n; ++k) {
       const std::size_t from = (to + k) % n;
-      std::uint64_t before = 0;
-      for (std::size_t other = 0; other < to; ++other) before += shares[from][other];
       std::uint64_t left = shares[from][to];
-      std::uint64_t first = rows[from] > 0 ? (turned[from] + before) % rows[from] : 0;
+      std::uint64_t first = turned[from];
+      if (left > 0) turned[from] = (turned[from] + left) % rows[from];
       while (left > 0) {
         const std::uint64_t run = std::min(left, rows[from] - first);
         moves.push_back({static_cast<int>(from), static_cast<int>(to), first, run});

@@ -363,6 +363,8 @@ void Reader::Impl::EndPass(bool complete) {
   all.reset();
   order = {};
   DropAll();
+  // The agent keeps a pass of exchanged rows as long as a session looks at it.
+  if (complete && exchanged()) link.reset();
   if (!mappings) return;
   if (!exchanged())
     IdleMappings::Instance().Give(broker.get(), options.feed, *std::move(mappings), complete);

@@ -197,7 +197,7 @@ void FeedService::EndPiece(const std::string& name, int to, std::uint64_t segmen
   Impl::Feed* const source = pass ? impl_->SourceOf(*pass) : nullptr;
   const Result<Impl::Feed*> feed = source != nullptr ? source : impl_->FindFeed(name);
   if (!feed.ok()) return;
-  const auto orphans = (*feed)->log.Release(TakerId(to), segment);
+  const auto orphans = (*feed)->log.Release(TakerId(to), segment, 1);
   if (orphans.ok()) impl_->memory.Free(*orphans);
   impl_->Pump();
   impl_->Flush();

@@ -80,9 +80,12 @@ Result<FeedService::Piece> FeedService::Impl::BeginPassPiece(Feed& source, const
   if (!failure.ok()) return failure;
   if (!source.plan || !source.log.ended())
     return FailedPrecondition("the rows of feed '" + source.name + "' are not all there yet");
-  if (!source.given_pass || source.given_pass->pass != pass)
+  const auto own = feeds.find(pass.Name());  // read here too, as a rule
+  const bool planned_here = own != feeds.end() && own->second->plan;
+  if (!planned_here && (!source.given_pass || source.given_pass->pass != pass))
     source.given_pass = {pass, PlanExchange(source.plan->targets, pass.seed, pass.epoch)};
-  const std::vector<Move>& moves = source.given_pass->moves;
+  const std::vector<Move>& moves =
+      planned_here ? own->second->plan->moves : source.given_pass->moves;
   const auto move = std::find_if(moves.begin(), moves.end(), [&](const Move& m) {
     return m.from == rank && m.to == to && row >= m.first_row && row - m.first_row < m.rows;
   });
