@@ -67,7 +67,7 @@ def confusion_table(rows) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/demo"))
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
     output = options.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
