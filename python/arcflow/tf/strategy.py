@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from .. import _replicas, errors
@@ -72,6 +73,7 @@ class ClusterStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             ) from error
         if self.extended._num_workers > 1:
             _reduce_lists.install(self.extended)
+            _spare_scalar_cache(self.extended._collective_keys)
         if _replicas.accumulates():
             # Keras then updates in a branch of the graph, where replicas cannot meet in a merge call.
             # They need not: gradients are reduced by collectives of each replica.
@@ -279,6 +281,17 @@ def _variables_summed_when_read(model: Any) -> list[Any]:
 def _is_keras_metric(metric: Any) -> bool:
     parts = getattr(metric, "metrics", ())  # of compile(metrics=…)
     return type(metric).__module__.startswith("keras.") and all(map(_is_keras_metric, parts))
+
+
+def _spare_scalar_cache(keys: Any) -> None:
+    """Make TensorFlow forget the keys of collectives that are over.
+
+    Each call of a function takes new keys, and TensorFlow caches the tensor of every Python number
+    for ever: half a kilobyte a step and collective. NumPy's numbers it does not cache.
+    Source: ``ConvertToEagerTensor`` in TensorFlow's ``pywrap_tensor.cc``.
+    """
+    give = keys.get_instance_key
+    keys.get_instance_key = lambda group_key, device: np.int32(give(group_key, device))
 
 
 def default_strategy() -> tf.distribute.Strategy:

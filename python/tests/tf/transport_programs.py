@@ -160,6 +160,32 @@ def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
     return {"wrong": wrong, "reports": reports}
 
 
+def soak(mode: str) -> dict[str, Any]:
+    """Many small steps under the strategy: bytes that the process has gained by the second part."""
+    import gc
+
+    import tensorflow as tf
+
+    strategy, _, _ = start(mode)
+
+    @tf.function
+    def step(x: Any) -> Any:
+        return strategy.run(
+            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
+            args=(x,),
+        )
+
+    x = tf.constant(np.arange(100, dtype=np.float32))
+    resident = []
+    for steps in (4_000, 20_000):
+        for _ in range(steps):
+            step(x)
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            resident.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    return {"gained": resident[1] - resident[0]}
+
+
 LIST = (
     ("float32", (300, 1001)), ("float32", (3,)), ("int32", (70_000,)), ("float32", (0, 5)),
     ("bfloat16", (100_003,)), ("float32", ()), ("float32", (17_000,)), ("float32", (40, 1000)),

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -251,7 +252,9 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
 
   void Run(StatusCallback done) override {
     const CollectiveParams& params = *context_->col_params;
-    context_->col_exec->UnblockDependencies(params);
+    // Only operations with keys of their own, those of version 1, are waited for by others; keys of
+    // the others are new at each step, and TensorFlow would remember all of them.
+    if (HasFixedKey()) context_->col_exec->UnblockDependencies(params);
     const auto member = FindMember(params.group.runtime_details.communicator_key);
     if (!member) return done(absl::AbortedError("the collective's group is gone"));
     collective::Operation operation;
@@ -288,6 +291,10 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
   }
 
  private:
+  bool HasFixedKey() const {
+    const std::string_view type = context_->op_ctx->op_kernel().type_string();
+    return !IsList() && !type.ends_with("V2") && !type.ends_with("V3");
+  }
   bool IsList() const { return context_->op_ctx->op_kernel().type_string() == kReduceListOp; }
 
   /// Of the tensors of a list, which are added to `tensors`. Empty ones have no piece.
