@@ -218,6 +218,9 @@ class Hdfs:
                 "dfs.permissions.superusergroup": "arcflow-none",
                 "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
                 "dfs.webhdfs.enabled": "true",
+                # The NameNode sees all DataNodes at 127.0.0.1; only their names tell them apart.
+                "dfs.client.use.datanode.hostname": "true",
+                "dfs.datanode.use.datanode.hostname": "true",
             },
         )
 
@@ -272,9 +275,7 @@ class Hdfs:
         url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
         with urllib.request.urlopen(url, timeout=20) as answer:
             nodes = json.loads(json.load(answer)["beans"][0]["LiveNodes"])
-        return {
-            node["xferaddr"] for node in nodes.values() if f"127.0.0.{i + 1}:" in node["xferaddr"]
-        }
+        return {name for name in nodes if name.startswith(f"127.0.0.{i + 1}:")}
 
     def restart_data_node(self, i: int) -> None:
         """Start a killed DataNode and wait until the NameNode knows it again."""

@@ -153,7 +153,7 @@ def summaries(base: str) -> tuple[int, int]:
 
     tf = tensorflow()
     writer = tf.summary.create_file_writer(f"{base}/logs")
-    reader = EventAccumulator(f"{base}/logs")
+    reader = EventAccumulator(f"{base}/logs", size_guidance={"tensors": 0})  # all of them
 
     def write(steps: range) -> int:
         with writer.as_default():

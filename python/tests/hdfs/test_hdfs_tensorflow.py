@@ -106,10 +106,6 @@ def test_a_file_that_vanishes(hdfs, tensorflow_process):
     assert "/vanish" in said
 
 
-@pytest.mark.skip(
-    reason="both DataNodes of the test have one address, by which a dead one is excluded; "
-    "FileReaderTest covers it with servers of two addresses"
-)
 def test_a_data_node_that_dies_mid_read(hdfs, tensorflow_process):
     path, data = f"{hdfs.uri}/dying/read", os.urandom(24 << 20)
     files.write_bytes(path, data)
@@ -123,14 +119,14 @@ def test_a_data_node_that_dies_mid_read(hdfs, tensorflow_process):
 
 
 def test_data_nodes_that_die_mid_write_leave_nothing(hdfs, tensorflow_process):
-    files.write_bytes(f"{hdfs.uri}/dying/other", b"stays")
-    path = f"{hdfs.uri}/dying/write"
+    files.write_bytes(f"{hdfs.uri}/ending/other", b"stays")
+    path = f"{hdfs.uri}/ending/write"
     tensorflow_process(programs.start_writing, path, 20 << 20)
     for i in (0, 1):
         hdfs.kill(f"dn{i}")
     said = tensorflow_process(programs.finish_writing, 20 << 20)
     assert "Error" in said
-    assert "writing /dying/write at offset " in said
-    assert files.listdir(f"{hdfs.uri}/dying") == ["other"]
+    assert "writing /ending/write at offset " in said
+    assert files.listdir(f"{hdfs.uri}/ending") == ["other"]
     for i in (0, 1):
         hdfs.restart_data_node(i)
