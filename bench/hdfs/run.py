@@ -215,7 +215,9 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory(prefix="arcflow-bench-") as folder:
         cache = ROOT / "build" / "hadoop"
-        with hadoop.Hdfs(Path(folder) / "hdfs", cache, replication=1, fast=True) as hdfs:
+        with hadoop.Hdfs(
+            Path(folder) / "hdfs", cache, data_nodes=1, replication=1, fast=True
+        ) as hdfs:
             os.environ["HADOOP_CONF_DIR"] = str(hdfs.conf_dir)
             import tensorflow as tf
 

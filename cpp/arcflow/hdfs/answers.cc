@@ -43,6 +43,11 @@ std::string Text(const Json& object, const char* key) {
   return value != nullptr && value->is_string() ? value->get<std::string>() : "";
 }
 
+bool Truth(const Json& object, const char* key) {
+  const Json* value = Find(object, key);
+  return value != nullptr && value->is_boolean() && value->get<bool>();
+}
+
 /// A whole number that is not negative; 0 when it is absent and may be.
 bool Number(const Json& object, const char* key, bool required, std::uint64_t* out) {
   const Json* value = Find(object, key);
@@ -71,7 +76,49 @@ bool ReadStatus(const Json& json, FileStatus* out) {
   out->modified_ms = static_cast<std::int64_t>(modified);
   out->owner = Text(json, "owner");
   out->permission = Text(json, "permission");
+  out->is_plain = !Truth(json, "encBit") && !Truth(json, "ecBit");
   return fine;
+}
+
+constexpr std::uint64_t kMaxPort = 65535;
+
+bool ReadPlaces(const Json& locations, std::vector<TransferAddress>* out) {
+  if (!locations.is_array()) return false;
+  for (const Json& one : locations) {
+    std::uint64_t port = 0;
+    TransferAddress place{Text(one, "ipAddr"), Text(one, "hostName"), 0};
+    if (!Number(one, "xferPort", true, &port) || port == 0 || port > kMaxPort) return false;
+    place.port = static_cast<int>(port);
+    out->push_back(std::move(place));
+  }
+  return true;
+}
+
+/// A block's parts, and whether a client can read it by itself.
+bool ReadBlock(const Json& json, LocatedBlock* out, bool* readable) {
+  const Json* block = Find(json, "block");
+  const Json* places = Find(json, "locations");
+  const Json* token = Find(json, "blockToken");
+  if (block == nullptr || places == nullptr || !block->is_object()) return false;
+  const Json* id = Find(*block, "blockId");
+  if (id == nullptr || !id->is_number_integer()) return false;
+  // Groups of striped blocks have negative ids.
+  const bool negative = !id->is_number_unsigned() && id->get<std::int64_t>() < 0;
+  out->pool = Text(*block, "blockPoolId");
+  if (token != nullptr) {
+    auto read = DelegationToken::FromUrlString(Text(*token, "urlString"));
+    if (!read.ok()) return false;
+    out->token = std::move(*read);
+  }
+  if (!ReadPlaces(*places, &out->places) || out->pool.empty() ||
+      !Number(json, "startOffset", true, &out->offset) ||
+      !Number(*block, "numBytes", true, &out->length) ||
+      !Number(*block, "generationStamp", true, &out->generation)) {
+    return false;
+  }
+  out->id = negative ? 0 : id->get<std::uint64_t>();
+  *readable = !negative && !Truth(json, "isCorrupt");
+  return true;
 }
 
 struct Meaning {
@@ -174,6 +221,28 @@ Result<std::string> ParseToken(std::string_view body) {
   std::string text = token == nullptr ? "" : Text(*token, "urlString");
   if (text.empty()) return Malformed("Token", "not shown");  // a secret may be in it
   return text;
+}
+
+Result<std::vector<LocatedBlock>> ParseBlockLocations(std::string_view body) {
+  const auto bad = [](const char* what) {  // without the body: it holds tokens
+    return DataLoss("malformed answer (" + std::string(what) + ") about the blocks of a file");
+  };
+  const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  const Json* located = Find(json, "LocatedBlocks");
+  const Json* list = located == nullptr ? nullptr : Find(*located, "locatedBlocks");
+  if (list == nullptr || !list->is_array()) return bad("no list of blocks");
+  std::vector<LocatedBlock> blocks;
+  if (Truth(*located, "isUnderConstruction")) return blocks;
+  for (const Json& one : *list) {
+    LocatedBlock block;
+    bool readable = false;
+    if (!ReadBlock(one, &block, &readable)) return bad("a block");
+    if (!blocks.empty() && block.offset < blocks.back().offset + blocks.back().length) {
+      return bad("blocks that overlap");
+    }
+    if (readable) blocks.push_back(std::move(block));
+  }
+  return blocks;
 }
 
 RemoteException ParseRemoteException(std::string_view body) {

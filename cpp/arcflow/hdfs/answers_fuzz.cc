@@ -19,6 +19,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if (one.name == ".." || one.name.find('/') != std::string::npos) std::abort();
     }
   }
+  if (const auto blocks = ParseBlockLocations(body); blocks.ok()) {
+    for (const LocatedBlock& one : *blocks) {
+      if (one.pool.empty() || one.length > std::uint64_t{1} << 62) std::abort();
+      for (const TransferAddress& place : one.places) {
+        if (place.port < 1 || place.port > 65535) std::abort();
+      }
+    }
+  }
   (void)ParseBoolean(body);
   (void)ParseToken(body);
   (void)IsStandby(body);

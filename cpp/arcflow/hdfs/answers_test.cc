@@ -87,5 +87,48 @@ TEST(AnswersTest, MessagesShowNoControlCharacters) {
             std::string::npos);
 }
 
+std::string Located(const std::string& block, const std::string& more = "") {
+  return R"({"LocatedBlocks": {"isUnderConstruction": false, "locatedBlocks": [{"isCorrupt": false,
+    "startOffset": 0, "locations": [{"ipAddr": "10.0.0.1", "hostName": "dn", "xferPort": 9866}],
+    "blockToken": {"urlString": "AAAAAA"}, "block": )" +
+         block + "}]" + more + "}}";
+}
+constexpr char kBlock[] =
+    R"({"blockPoolId": "BP", "blockId": 7, "generationStamp": 1001, "numBytes": 10})";
+
+TEST(AnswersTest, BlocksAreRead) {
+  const auto blocks = ParseBlockLocations(Located(kBlock));
+  ASSERT_TRUE(blocks.ok()) << blocks.status().message();
+  ASSERT_EQ(blocks->size(), 1u);
+  const LocatedBlock& one = blocks->front();
+  EXPECT_EQ(one.id, 7u);
+  EXPECT_EQ(one.length, 10u);
+  EXPECT_EQ(one.pool, "BP");
+  ASSERT_EQ(one.places.size(), 1u);
+  EXPECT_EQ(one.places[0].ip, "10.0.0.1");
+  EXPECT_EQ(one.places[0].port, 9866);
+}
+
+TEST(AnswersTest, StripedBlocksAreLeftOut) {
+  const auto blocks = ParseBlockLocations(Located(
+      R"({"blockPoolId": "BP", "blockId": -9223372036854775792, "generationStamp": 1, "numBytes": 1})"));
+  ASSERT_TRUE(blocks.ok()) << blocks.status().message();
+  EXPECT_TRUE(blocks->empty());
+}
+
+TEST(AnswersTest, MalformedBlocksAreDataLossWithoutTheToken) {
+  for (const std::string& body :
+       {std::string("[]"), std::string("{}"), std::string(R"({"LocatedBlocks": {}})"),
+        Located("{}"), Located("7"),
+        Located(R"({"blockPoolId": "", "blockId": 7, "generationStamp": 1, "numBytes": 10})"),
+        Located(R"({"blockPoolId": "BP", "blockId": "7", "generationStamp": 1, "numBytes": 10})"),
+        Located(R"({"blockPoolId": "BP", "blockId": 7, "generationStamp": 1, "numBytes": -1})")}) {
+    const auto blocks = ParseBlockLocations(body);
+    ASSERT_FALSE(blocks.ok()) << body;
+    EXPECT_EQ(blocks.status().code(), Code::kDataLoss);
+    EXPECT_EQ(std::string(blocks.status().message()).find("AAAAAA"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace arcflow::hdfs

@@ -38,16 +38,6 @@ Status AddFile(const std::string& path, Properties* properties) {
   return properties->Add(text, path);
 }
 
-std::string ConfigFolder() {
-  for (const char* name : {"HADOOP_CONF_DIR", "YARN_CONF_DIR"}) {
-    const char* value = std::getenv(name);
-    if (value != nullptr && *value != '\0') return value;
-  }
-  const char* home = std::getenv("HADOOP_HOME");
-  if (home != nullptr && *home != '\0') return std::string(home) + "/etc/hadoop";
-  return "/etc/hadoop/conf";
-}
-
 struct Mount {
   std::string from;
   std::string to;
@@ -63,7 +53,15 @@ Result<ClusterConfig> ClusterConfig::Load(const std::string& folder) {
   return ClusterConfig(std::move(properties));
 }
 
-Result<ClusterConfig> ClusterConfig::FromEnvironment() { return Load(ConfigFolder()); }
+std::string ClusterConfig::EnvironmentFolder() {
+  for (const char* name : {"HADOOP_CONF_DIR", "YARN_CONF_DIR"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && *value != '\0') return value;
+  }
+  const char* home = std::getenv("HADOOP_HOME");
+  if (home != nullptr && *home != '\0') return std::string(home) + "/etc/hadoop";
+  return "/etc/hadoop/conf";
+}
 
 Result<Place> ClusterConfig::Resolve(const Uri& uri) const {
   Uri whole = uri;

@@ -36,9 +36,11 @@ class ClusterConfig {
   /// Reads core-site.xml and hdfs-site.xml of a folder; a file that is not there counts as empty.
   /// Errors: InvalidArgument for malformed files, the code of errno for unreadable ones.
   static Result<ClusterConfig> Load(const std::string& folder);
-  /// Load of the first that is set of HADOOP_CONF_DIR, YARN_CONF_DIR, $HADOOP_HOME/etc/hadoop,
-  /// /etc/hadoop/conf; empty when there is none.
-  static Result<ClusterConfig> FromEnvironment();
+  /// The first that is set of HADOOP_CONF_DIR, YARN_CONF_DIR, $HADOOP_HOME/etc/hadoop,
+  /// /etc/hadoop/conf.
+  static std::string EnvironmentFolder();
+  /// Load of EnvironmentFolder.
+  static Result<ClusterConfig> FromEnvironment() { return Load(EnvironmentFolder()); }
 
   /// Errors: InvalidArgument for a scheme that is not ours, a name without a cluster when
   /// fs.defaultFS has none, a nameservice without addresses; NotFound for a name outside a mount

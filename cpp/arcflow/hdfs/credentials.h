@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Delegation tokens: reading Hadoop's token file, and the form in which WebHDFS takes a token.
+// Tokens: reading Hadoop's token file, and the form in which WebHDFS takes and gives a token.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace arcflow::hdfs {
 
-/// One token of a token file.
+/// A delegation token, of a token file, or the token of a block, which has no alias.
 struct DelegationToken {
   std::string alias;
   std::string identifier;
@@ -21,6 +21,8 @@ struct DelegationToken {
 
   /// URL-safe base64 of Hadoop's Writable form, as the parameter `delegation` holds it.
   std::string ToUrlString() const;
+  /// Errors: DataLoss, without the text.
+  static Result<DelegationToken> FromUrlString(std::string_view text);
 };
 
 constexpr std::size_t kMaxTokenFileBytes = std::size_t{16} << 20;

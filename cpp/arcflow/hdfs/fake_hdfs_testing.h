@@ -3,6 +3,7 @@
 // faults.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 
 #include "arcflow/hdfs/file_system.h"
 #include "arcflow/hdfs/http_server_testing.h"
+#include "arcflow/hdfs/transfer_server_testing.h"
 
 namespace arcflow::hdfs::testing {
 
@@ -31,7 +33,12 @@ class FakeHdfs {
   /// "dn1", …
   using Fault = std::function<std::optional<Reply>(const std::string& server, const Request&)>;
 
-  explicit FakeHdfs(int name_nodes = 1, int data_nodes = 2) {
+  /// `direct`: DataNodes also take requests for blocks, and NameNodes tell where these are.
+  explicit FakeHdfs(int name_nodes = 1, int data_nodes = 2, bool direct = false) {
+    for (int i = 0; direct && i < data_nodes; ++i) {
+      transfer.push_back(
+          std::make_unique<TransferServer>([this](std::uint64_t id) { return Block(id); }));
+    }
     for (int i = 0; i < name_nodes; ++i) {
       const std::string name = "nn" + std::to_string(i);
       nn.push_back(std::make_unique<HttpServer>(
@@ -46,6 +53,7 @@ class FakeHdfs {
   ~FakeHdfs() {  // the servers first: their threads use the rest
     for (const auto& one : nn) one->Stop();
     for (const auto& one : dn) one->Stop();
+    for (const auto& one : transfer) one->Stop();
   }
 
   void SetFault(Fault fault) {
@@ -116,6 +124,11 @@ class FakeHdfs {
 
   std::vector<std::unique_ptr<HttpServer>> nn;
   std::vector<std::unique_ptr<HttpServer>> dn;
+  std::vector<std::unique_ptr<TransferServer>> transfer;
+  nlohmann::json more_status = nlohmann::json::object();  // added to each FileStatus
+  bool under_construction = false;                        // so are all files
+  /// URL form of a token with this identifier is what a block comes with.
+  std::string block_token = "secret of the block";
   std::uint64_t block_bytes = std::uint64_t{1} << 20;
 
  private:
@@ -143,13 +156,59 @@ class FakeHdfs {
   static std::string PathOf(const Request& r) { return CleanPath(r.path.substr(11)); }
 
   nlohmann::json StatusOf(const std::string& name, const Node& node) const {
-    return {{"pathSuffix", name},
-            {"type", node.folder ? "DIRECTORY" : "FILE"},
-            {"length", node.bytes.size()},
-            {"blockSize", node.folder ? 0 : block_bytes},
-            {"modificationTime", 1700000000123},
-            {"owner", "o"},
-            {"permission", "644"}};
+    nlohmann::json status = {{"pathSuffix", name},
+                             {"type", node.folder ? "DIRECTORY" : "FILE"},
+                             {"length", node.bytes.size()},
+                             {"blockSize", node.folder ? 0 : block_bytes},
+                             {"modificationTime", 1700000000123},
+                             {"owner", "o"},
+                             {"permission", "644"}};
+    status.update(more_status);
+    return status;
+  }
+
+  std::optional<std::string> Block(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    if (id >= blocks_.size()) return std::nullopt;
+    const auto& [path, number] = blocks_[id];
+    const auto it = files_.find(path);
+    if (it == files_.end() || number * block_bytes >= it->second.bytes.size()) return std::nullopt;
+    return it->second.bytes.substr(number * block_bytes, block_bytes);
+  }
+  std::uint64_t IdOf(const std::string& path, std::uint64_t number) {
+    const std::pair<std::string, std::uint64_t> block(path, number);
+    const auto it = std::find(blocks_.begin(), blocks_.end(), block);
+    if (it != blocks_.end()) return static_cast<std::uint64_t>(it - blocks_.begin());
+    blocks_.push_back(block);
+    return blocks_.size() - 1;
+  }
+
+  Reply Locations(const std::string& path, const Node& node, const Request& r) {
+    nlohmann::json places = nlohmann::json::array();
+    for (const auto& one : transfer) {
+      places.push_back(
+          {{"ipAddr", "127.0.0.1"}, {"hostName", "localhost"}, {"xferPort", one->port()}});
+    }
+    DelegationToken token;
+    token.identifier = block_token;
+    nlohmann::json list = nlohmann::json::array();
+    const std::uint64_t begin = std::stoull(r.Get("offset"));
+    for (std::uint64_t at = begin; at < node.bytes.size(); at += block_bytes) {
+      if (at - begin >= std::stoull(r.Get("length"))) break;
+      const std::uint64_t number = at / block_bytes;
+      list.push_back(
+          {{"startOffset", number * block_bytes},
+           {"isCorrupt", false},
+           {"blockToken", {{"urlString", token.ToUrlString()}}},
+           {"block",
+            {{"blockPoolId", "BP-1"},
+             {"blockId", IdOf(path, number)},
+             {"generationStamp", 1001},
+             {"numBytes", std::min<std::uint64_t>(block_bytes, node.bytes.size() - at)}}},
+           {"locations", places}});
+    }
+    return Json({{"LocatedBlocks",
+                  {{"isUnderConstruction", under_construction}, {"locatedBlocks", list}}}});
   }
 
   Reply OnNameNode(const std::string& server, const Request& r) {
@@ -178,6 +237,7 @@ class FakeHdfs {
     const Node node = path == "/" ? Node{true, ""} : it->second;
     if (op == "GETFILESTATUS") return Json({{"FileStatus", StatusOf("", node)}});
     if (op == "LISTSTATUS") return List(path, node);
+    if (op == "GET_BLOCK_LOCATIONS" && !transfer.empty()) return Locations(path, node, r);
     return Exception(400, "IllegalArgumentException", "op " + op);
   }
 
@@ -242,6 +302,7 @@ class FakeHdfs {
   std::map<std::string, Node> files_;
   std::vector<std::string> log_;
   std::size_t next_dn_ = 0;
+  std::vector<std::pair<std::string, std::uint64_t>> blocks_;  // by id: file, number in it
 };
 
 }  // namespace arcflow::hdfs::testing

@@ -14,11 +14,20 @@ namespace arcflow::hdfs {
 namespace {
 
 constexpr std::size_t kFirstChunk = std::size_t{256} * 1024;
+/// The first chunk somewhere else in a file: a request costs as much as so many bytes do. 64 KiB
+/// are what kernels like to read, and TensorFlow tries one byte before the place that it seeks.
+constexpr std::size_t kChunkAfterJump = std::size_t{68} * 1024;
+/// A read elsewhere of up to so many bytes is taken for the beginning of reads in order.
+constexpr std::size_t kSmallRead = std::size_t{4} * 1024;
+/// Memory of chunks that is kept for the next ones, so that its pages are there already.
+constexpr std::size_t kMaxSpares = 4;
 
 /// One range that is fetched ahead.
 struct Chunk {
   std::uint64_t offset = 0;
-  std::vector<char> bytes;
+  std::span<char> bytes;  // of `memory`
+  std::unique_ptr<char[]> memory;
+  std::size_t capacity = 0;
   bool ready = false;
   Status status;
 
@@ -40,51 +49,88 @@ struct FileReader::Impl : std::enable_shared_from_this<FileReader::Impl> {
   std::uint64_t expected = 0;      // where the next read in order begins
   std::size_t ramp = kFirstChunk;  // size of the next chunk: small at first, files may be peeked at
   int wanted = 1;                  // chunks ahead; grows with what is used
-  std::deque<std::shared_ptr<Chunk>> window;  // in order, without gaps
+  std::deque<std::shared_ptr<Chunk>> window;    // in order, without gaps
+  std::vector<std::unique_ptr<char[]>> spares;  // of options->chunk_bytes each
 
   ~Impl() { DropWindow(); }
 
   void DropWindow() {
-    for (const auto& chunk : window) readahead->fetch_sub(chunk->bytes.size());
-    window.clear();
+    while (!window.empty()) DropFront();
   }
+  void DropFront();
   bool Covers(std::uint64_t offset) const {
     return !window.empty() && offset >= window.front()->offset && offset <= window.back()->end();
   }
   void DropBefore(std::uint64_t offset);
-  void Extend(std::uint64_t from, std::size_t at_least);
+  std::shared_ptr<Chunk> MakeChunk(std::uint64_t offset, std::size_t bytes);
+  std::shared_ptr<Chunk> Extend(std::uint64_t from, std::size_t at_least);
   void Fetch(const std::shared_ptr<Chunk>& chunk);
   Status ReadInOrder(std::uint64_t offset, std::span<char> out, std::unique_lock<std::mutex>* lock);
   Status ReadDirect(std::uint64_t offset, std::span<char> out);
   Result<std::size_t> Clip(std::uint64_t offset, std::size_t n);
 };
 
+/// Needs the lock.
+void FileReader::Impl::DropFront() {
+  const std::shared_ptr<Chunk> chunk = std::move(window.front());
+  window.pop_front();
+  readahead->fetch_sub(chunk->bytes.size());
+  // One that is still being filled, or is read by another thread, is not the only owner's.
+  if (chunk->ready && chunk.use_count() == 1 && chunk->capacity == options->chunk_bytes &&
+      spares.size() < kMaxSpares) {
+    spares.push_back(std::move(chunk->memory));
+  }
+}
+
 /// Chunks that end at or before `offset` have been used up. Needs the lock.
 void FileReader::Impl::DropBefore(std::uint64_t offset) {
   while (!window.empty() && window.front()->end() <= offset) {
-    readahead->fetch_sub(window.front()->bytes.size());
-    window.pop_front();
+    DropFront();
     wanted = std::min(wanted + 1, options->parallel_reads);
   }
 }
 
-/// Fetches ahead as far as the window and the memory of all readers allow. Needs the lock.
-void FileReader::Impl::Extend(std::uint64_t from, std::size_t at_least) {
+/// Needs the lock.
+std::shared_ptr<Chunk> FileReader::Impl::MakeChunk(std::uint64_t offset, std::size_t bytes) {
+  auto chunk = std::make_shared<Chunk>();
+  chunk->offset = offset;
+  if (bytes > options->chunk_bytes / 2 && bytes <= options->chunk_bytes) {
+    chunk->capacity = options->chunk_bytes;
+    if (!spares.empty()) {
+      chunk->memory = std::move(spares.back());
+      spares.pop_back();
+    }
+  } else {
+    chunk->capacity = bytes;
+  }
+  if (chunk->memory == nullptr) {
+    chunk->memory = std::make_unique_for_overwrite<char[]>(chunk->capacity);
+  }
+  chunk->bytes = {chunk->memory.get(), bytes};
+  return chunk;
+}
+
+/// Fetches ahead as far as the window and the memory of all readers allow. Returns the chunk that
+/// the caller waits for and is to fetch itself, if it is a new one. Needs the lock.
+std::shared_ptr<Chunk> FileReader::Impl::Extend(std::uint64_t from, std::size_t at_least) {
+  std::shared_ptr<Chunk> first;
   for (;;) {
     const std::uint64_t begin = window.empty() ? from : window.back()->end();
-    if (begin >= size) return;
+    if (begin >= size) return first;
     const bool needed = window.empty();
-    if (!needed && static_cast<int>(window.size()) >= wanted) return;
+    if (!needed && static_cast<int>(window.size()) >= wanted) return first;
     const std::size_t bytes = static_cast<std::size_t>(
         std::min<std::uint64_t>(std::max(ramp, needed ? at_least : 0), size - begin));
-    if (!needed && readahead->load() + bytes > options->readahead_bytes) return;
+    if (!needed && readahead->load() + bytes > options->readahead_bytes) return first;
     readahead->fetch_add(bytes);
     ramp = std::min(ramp * 2, options->chunk_bytes);
-    auto chunk = std::make_shared<Chunk>();
-    chunk->offset = begin;
-    chunk->bytes.resize(bytes);
+    auto chunk = MakeChunk(begin, bytes);
     window.push_back(chunk);
-    pool->Submit([self = shared_from_this(), chunk] { self->Fetch(chunk); });
+    if (needed) {
+      first = std::move(chunk);
+    } else {
+      pool->Submit([self = shared_from_this(), chunk] { self->Fetch(chunk); });
+    }
   }
 }
 
@@ -102,8 +148,13 @@ Status FileReader::Impl::ReadInOrder(std::uint64_t offset, std::span<char> out,
   while (!out.empty()) {
     DropBefore(offset);
     if (!window.empty() && window.front()->offset > offset) DropWindow();
-    Extend(offset, std::min(out.size(), options->chunk_bytes));
-    const std::shared_ptr<Chunk> chunk = window.front();
+    const auto mine = Extend(offset, std::min(out.size(), options->chunk_bytes));
+    std::shared_ptr<Chunk> chunk = window.front();
+    if (mine != nullptr) {  // nothing is gained by another thread
+      lock->unlock();
+      Fetch(mine);
+      lock->lock();
+    }
     changed.wait(*lock, [&] { return chunk->ready; });
     if (!chunk->status.ok()) {
       const Status status = chunk->status;
@@ -190,17 +241,18 @@ Result<std::size_t> FileReader::Read(std::uint64_t offset, std::span<char> out) 
   out = out.first(n);
   if (n == 0) return n;
   std::unique_lock lock(impl_->mutex);
-  const bool in_order = offset == impl_->expected || impl_->Covers(offset);
+  bool in_order = offset == impl_->expected || impl_->Covers(offset);
   impl_->expected = offset + n;
+  if (!in_order) {
+    impl_->ramp = kChunkAfterJump;
+    impl_->wanted = 1;
+    in_order = n <= kSmallRead;
+  }
   // Reads of several chunks are parallel by themselves; copying them through the window is waste.
   const bool large = n >= 2 * impl_->options->chunk_bytes && !impl_->Covers(offset);
   if (in_order && !large) {
     ARC_TRY(impl_->ReadInOrder(offset, out, &lock));
     return n;
-  }
-  if (!in_order) {
-    impl_->ramp = kFirstChunk;
-    impl_->wanted = 1;
   }
   lock.unlock();
   ARC_TRY(impl_->ReadDirect(offset, out));

@@ -39,6 +39,7 @@ struct FileSystem::Impl {
   ClusterConfig config;
   Options options;
   std::unique_ptr<HttpClient> http;
+  std::unique_ptr<BlockClient> blocks;  // null: all by WebHDFS
   std::mutex mutex;
   std::map<std::string, std::unique_ptr<NameNode>> name_nodes;
   KindCache kinds{kListingLife};
@@ -92,21 +93,23 @@ Result<std::unique_ptr<FileSystem>> FileSystem::Make(ClusterConfig config, Optio
   impl->config = std::move(config);
   impl->options = std::move(options);
   ARC_ASSIGN(impl->http, HttpClient::Make(impl->options));
+  if (impl->options.direct) impl->blocks = std::make_unique<BlockClient>(impl->options);
   return std::unique_ptr<FileSystem>(new FileSystem(std::move(impl)));
 }
 
 Result<FileSystem*> FileSystem::Default() {
   static std::mutex mutex;
-  static FileSystem* made = nullptr;
+  static std::map<std::string, FileSystem*> made;  // by folder of configuration
   static pid_t owner = 0;
   const std::lock_guard lock(mutex);
-  if (made != nullptr && owner == getpid()) return made;
-  ARC_ASSIGN(ClusterConfig config, ClusterConfig::FromEnvironment());
+  if (owner != getpid()) made.clear();  // a parent's are left as they are: its threads are not here
+  owner = getpid();
+  const std::string folder = ClusterConfig::EnvironmentFolder();
+  if (const auto it = made.find(folder); it != made.end()) return it->second;
+  ARC_ASSIGN(ClusterConfig config, ClusterConfig::Load(folder));
   Options options = Options::From(config.properties());
   ARC_ASSIGN(auto fresh, Make(std::move(config), std::move(options)));
-  made = fresh.release();  // a parent's is left as it is: its threads are not here
-  owner = getpid();
-  return made;
+  return made[folder] = fresh.release();
 }
 
 Result<FileStatus> FileSystem::Stat(std::string_view uri) {
@@ -188,8 +191,10 @@ Result<std::unique_ptr<FileReader>> FileSystem::Open(std::string_view uri) {
   ARC_ASSIGN(const Spot spot, impl_->Find(uri));
   ARC_ASSIGN(const FileStatus status, impl_->Stat(spot));
   if (status.is_directory) return FailedPrecondition(spot.uri + " is a folder, not a file");
+  // What lies encrypted or striped on the DataNodes is put together by WebHDFS.
+  BlockClient* const blocks = status.is_plain ? impl_->blocks.get() : nullptr;
   auto fetcher = std::make_unique<RangeFetcher>(spot.place.path, status.block_bytes, spot.name_node,
-                                                impl_->http.get(), impl_->options);
+                                                impl_->http.get(), impl_->options, blocks);
   const auto measure = [impl = impl_.get(), spot]() -> Result<std::uint64_t> {
     ARC_ASSIGN(const FileStatus now, impl->Stat(spot));
     return now.length;

@@ -24,7 +24,8 @@ class FileSystem {
   /// Errors: Unavailable when there is no libcurl.
   static Result<std::unique_ptr<FileSystem>> Make(ClusterConfig config, Options options);
   /// The one of this process, made at the first call from the environment and never deleted; a
-  /// child after fork gets its own. Errors: as Make and ClusterConfig::FromEnvironment, and tried
+  /// child after fork gets its own, and so does another folder of configuration (a program that
+  /// sets HADOOP_CONF_DIR late). Errors: as Make and ClusterConfig::FromEnvironment, and tried
   /// again at the next call.
   static Result<FileSystem*> Default();
 

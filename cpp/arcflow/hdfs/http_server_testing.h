@@ -2,17 +2,11 @@
 // HttpServer: a small HTTP/1.1 server on loopback for tests, whose answers may be wrong on purpose.
 #pragma once
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "arcflow/base/fd.h"
+#include "arcflow/hdfs/loopback_server_testing.h"
 #include "arcflow/hdfs/uri.h"
 
 namespace arcflow::hdfs::testing {
@@ -41,64 +35,21 @@ struct Reply {
   bool hang_up = false;  // closes without an answer
 };
 
-/// Answers every request with what `handler` returns. One thread a connection; all end with it.
+/// Answers every request with what `handler` returns.
 class HttpServer {
  public:
   using Handler = std::function<Reply(const Request&)>;
 
-  explicit HttpServer(Handler handler) : handler_(std::move(handler)) {
-    listener_ = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* plain = reinterpret_cast<sockaddr*>(&address);
-    if (::bind(listener_.get(), plain, size) != 0 || ::listen(listener_.get(), 64) != 0 ||
-        ::getsockname(listener_.get(), plain, &size) != 0) {
-      std::abort();
-    }
-    port_ = ntohs(address.sin_port);
-    acceptor_ = std::thread([this] { Accept(); });
-  }
-  ~HttpServer() { Stop(); }
+  explicit HttpServer(Handler handler)
+      : handler_(std::move(handler)), server_([this](int fd) { Serve(fd); }) {}
 
   /// Refuses connections from now on and drops those there are.
-  void Stop() {
-    if (stopped_.exchange(true)) return;
-    ::shutdown(listener_.get(), SHUT_RDWR);
-    acceptor_.join();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
-    }
-    for (std::thread& thread : threads_) thread.join();
-    listener_.reset();
-  }
-  int port() const { return port_; }
-  std::string authority() const { return "127.0.0.1:" + std::to_string(port_); }
-  int connections() const { return connections_; }
+  void Stop() { server_.Stop(); }
+  int port() const { return server_.port(); }
+  std::string authority() const { return "127.0.0.1:" + std::to_string(port()); }
+  int connections() const { return server_.connections(); }
 
  private:
-  void Accept() {
-    for (;;) {
-      const int fd = ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
-      if (fd < 0) return;
-      ++connections_;
-      const std::lock_guard lock(mutex_);
-      if (stopped_) {
-        ::close(fd);
-        return;
-      }
-      open_.push_back(fd);
-      threads_.emplace_back([this, fd] {
-        Serve(fd);
-        const std::lock_guard guard(mutex_);
-        std::erase(open_, fd);
-        ::close(fd);
-      });
-    }
-  }
-
   void Serve(int fd) {
     std::string in;
     Request request;
@@ -111,7 +62,7 @@ class HttpServer {
   }
   /// Until the time is over or the server stops.
   void Sleep(std::chrono::milliseconds time) const {
-    for (; time.count() > 0 && !stopped_; time -= std::chrono::milliseconds(10)) {
+    for (; time.count() > 0 && !server_.stopped(); time -= std::chrono::milliseconds(10)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
   }
@@ -181,14 +132,7 @@ class HttpServer {
   }
 
   const Handler handler_;
-  Fd listener_;
-  int port_ = 0;
-  std::atomic<bool> stopped_{false};
-  std::atomic<int> connections_{0};
-  std::mutex mutex_;
-  std::vector<int> open_;
-  std::vector<std::thread> threads_;
-  std::thread acceptor_;
+  LoopbackServer server_;  // last, so that its threads end first
 };
 
 }  // namespace arcflow::hdfs::testing

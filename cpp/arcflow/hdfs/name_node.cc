@@ -176,4 +176,36 @@ Result<HttpUrl> NameNode::Locate(const Operation& operation, Deadline deadline) 
   return to;
 }
 
+Result<std::vector<LocatedBlock>> NameNode::Blocks(const std::string& path, std::uint64_t offset,
+                                                   std::uint64_t length) {
+  // A flag that only saves questions: no order is needed.
+  if (!tells_blocks_.load(std::memory_order_relaxed)) return std::vector<LocatedBlock>();
+  const Operation operation{
+      "GET",
+      "GET_BLOCK_LOCATIONS",
+      path,
+      {{"offset", std::to_string(offset)}, {"length", std::to_string(length)}}};
+  HttpUrl asked;
+  auto response = Send(operation, Deadline::Infinite(), &asked, nullptr);
+  auto blocks = response.ok() ? ParseBlockLocations(response->body) : response.status();
+  if (!blocks.ok()) {
+    // HttpFS and old NameNodes do not know the question, or answer another one.
+    const Code code = blocks.status().code();
+    if (code == Code::kInvalidArgument || code == Code::kUnimplemented ||
+        (response.ok() && code == Code::kDataLoss)) {
+      tells_blocks_.store(false, std::memory_order_relaxed);
+      return std::vector<LocatedBlock>();
+    }
+    return blocks;
+  }
+  if (asked.scheme == "https") return std::vector<LocatedBlock>();  // the data must not be plain
+  for (LocatedBlock& block : *blocks) {
+    for (TransferAddress& place : block.places) {
+      if (!MaySendTo(asked, place.ip, options_.allowed_hosts)) place.ip.clear();
+      if (!MaySendTo(asked, place.host, options_.allowed_hosts)) place.host.clear();
+    }
+  }
+  return blocks;
+}
+
 }  // namespace arcflow::hdfs

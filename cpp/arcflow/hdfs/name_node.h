@@ -11,6 +11,7 @@
 
 #include "arcflow/base/deadline.h"
 #include "arcflow/base/status.h"
+#include "arcflow/hdfs/answers.h"
 #include "arcflow/hdfs/cluster_config.h"
 #include "arcflow/hdfs/http.h"
 #include "arcflow/hdfs/options.h"
@@ -42,6 +43,13 @@ class NameNode {
   /// Errors: as Call, and of CheckRedirect.
   Result<HttpUrl> Locate(const Operation& operation, Deadline deadline = Deadline::Infinite());
 
+  /// Blocks of a file that can be read straight from DataNodes, those from `offset` on for at least
+  /// `length` bytes. Empty when there is no such road: a gateway that tells no blocks (remembered),
+  /// https, a file that is being written. Each place's `ip` or `host` is cleared when a redirect
+  /// must not lead there. Errors: as Call.
+  Result<std::vector<LocatedBlock>> Blocks(const std::string& path, std::uint64_t offset,
+                                           std::uint64_t length);
+
   const Service& service() const { return service_; }
 
  private:
@@ -56,6 +64,7 @@ class NameNode {
   const Service service_;
   const Options& options_;
   HttpClient* const http_;
+  std::atomic<bool> tells_blocks_{true};
   std::atomic<std::size_t> active_{0};  // a guess; wrong ones cost one request
   std::mutex token_mutex_;
   bool token_loaded_ = false;

@@ -25,6 +25,19 @@ void AddList(std::string_view text, std::vector<std::string>* out) {
   }
 }
 
+bool IsFalse(std::string_view text) {
+  return text == "0" || text == "false" || text == "off" || text == "no";
+}
+
+/// Whether DataNodes take requests for blocks in the clear, as far as the configuration tells, and
+/// nobody has switched it off.
+bool MayReadDirectly(const Properties& properties) {
+  const std::string protection = Trimmed(properties.Get("dfs.data.transfer.protection", ""));
+  return protection.empty() && properties.Get("dfs.encrypt.data.transfer", "false") != "true" &&
+         !IsFalse(properties.Get("arcflow.hdfs.direct", "true")) &&
+         !IsFalse(Environment("ARCFLOW_HDFS_DIRECT"));
+}
+
 /// "128m", "134217728"; 0 when it is no size.
 std::size_t Size(std::string_view text) {
   std::size_t value = 0;
@@ -58,6 +71,8 @@ Options Options::From(const Properties& properties) {
   AddList(properties.Get("arcflow.hdfs.allowed.hosts", ""), &o.allowed_hosts);
   o.replication = properties.Get("dfs.replication", "");
   if (o.replication.find_first_not_of("0123456789") != std::string::npos) o.replication.clear();
+  o.direct = MayReadDirectly(properties);
+  o.use_host_names = properties.Get("dfs.client.use.datanode.hostname", "false") == "true";
   o.block_bytes = Size(properties.Get("dfs.blocksize", ""));
   return o;
 }

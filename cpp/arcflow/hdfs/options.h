@@ -32,7 +32,15 @@ struct Options {
   std::string replication;
   std::size_t block_bytes = 0;
 
+  /// Read blocks straight from DataNodes where the cluster allows it in the clear; else, and
+  /// whenever that fails, by WebHDFS.
+  bool direct = true;
+  /// Reach DataNodes by the names they have instead of their addresses.
+  bool use_host_names = false;
+
   std::chrono::milliseconds connect_timeout{10'000};
+  /// To a DataNode's port for blocks, which a firewall may close.
+  std::chrono::milliseconds direct_connect_timeout{2'000};
   /// A transfer that moves no byte for so long has failed.
   std::chrono::seconds stall_timeout{30};
   /// One operation with all its tries; a transfer that goes on moving may take longer.
@@ -53,7 +61,8 @@ struct Options {
   std::size_t write_buffer_bytes = std::size_t{8} << 20;
 
   /// HADOOP_USER_NAME, HADOOP_PROXY_USER, HADOOP_TOKEN_FILE_LOCATION, ARCFLOW_HDFS_CA_FILE,
-  /// ARCFLOW_HDFS_ALLOWED_HOSTS, ARCFLOW_HDFS_TOKEN and the properties of the cluster.
+  /// ARCFLOW_HDFS_ALLOWED_HOSTS, ARCFLOW_HDFS_TOKEN, ARCFLOW_HDFS_DIRECT
+  /// and the properties of the cluster.
   static Options From(const Properties& properties);
 };
 

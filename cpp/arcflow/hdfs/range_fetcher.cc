@@ -11,6 +11,8 @@ namespace arcflow::hdfs {
 namespace {
 
 constexpr std::size_t kMaxAddresses = 4096;
+/// Blocks whose places are asked for at once.
+constexpr std::uint64_t kBlocksAtOnce = 32;
 
 /// Whether another DataNode, or the same a little later, may do better.
 bool MayHelp(const Status& status) {
@@ -74,10 +76,74 @@ void RangeFetcher::Forget(std::uint64_t block, const HttpUrl& bad) {
   if (it != addresses_.end() && it->second.Authority() == bad.Authority()) addresses_.erase(it);
 }
 
+/// The block that holds `offset`; null when it cannot be read directly, whatever the reason.
+std::shared_ptr<const LocatedBlock> RangeFetcher::BlockAt(std::uint64_t offset, bool* remembered) {
+  const std::uint64_t number = offset / block_bytes_;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = located_.find(number);
+    *remembered = it != located_.end();
+    if (*remembered) return it->second;
+  }
+  const std::uint64_t begin = number * block_bytes_;
+  const std::uint64_t length =
+      std::min(kBlocksAtOnce, (std::uint64_t{1} << 62) / block_bytes_) * block_bytes_;
+  auto blocks = name_node_->Blocks(path_, begin, length);
+  const std::lock_guard lock(mutex_);
+  if (located_.size() >= kMaxAddresses) located_.clear();
+  auto& found = located_[number];  // nothing known: WebHDFS from now on
+  if (!blocks.ok()) return nullptr;
+  for (LocatedBlock& block : *blocks) {
+    // Blocks of other sizes than the file's (concat) are left to WebHDFS.
+    if (block.offset % block_bytes_ != 0 || block.length > block_bytes_) continue;
+    located_[block.offset / block_bytes_] = std::make_shared<const LocatedBlock>(std::move(block));
+  }
+  return found;
+}
+
+void RangeFetcher::ForgetBlock(std::uint64_t offset) {
+  const std::lock_guard lock(mutex_);
+  located_.erase(offset / block_bytes_);
+}
+
+/// From one DataNode after the other. Errors: FailedPrecondition when none can be asked now.
+Status RangeFetcher::FetchFrom(const LocatedBlock& block, std::uint64_t offset, std::span<char> out,
+                               std::size_t* done) {
+  if (offset + out.size() > block.offset + block.length) return DataLoss("the block has grown");
+  Status last = FailedPrecondition("no DataNode can be asked");
+  for (const TransferAddress& place : block.places) {
+    const bool by_name = place.ip.empty() || (options_.use_host_names && !place.host.empty());
+    const std::string& host = by_name ? place.host : place.ip;
+    if (host.empty()) continue;
+    Status status =
+        blocks_->Read(block, host, place.port, offset - block.offset, out, done, &cancelled_);
+    if (status.ok() || status.code() == Code::kCancelled) return status;
+    if (status.code() != Code::kFailedPrecondition) last = std::move(status);
+  }
+  return last;
+}
+
+/// Whether all of it came; else WebHDFS goes on from `*done`. A block whose place has changed, or
+/// whose token is too old, is asked for once more.
+bool RangeFetcher::FetchDirect(std::uint64_t offset, std::span<char> out, std::size_t* done) {
+  for (int round = 0; round < 2; ++round) {
+    bool remembered = false;
+    const auto block = BlockAt(offset, &remembered);
+    if (block == nullptr) return false;
+    const Status status = FetchFrom(*block, offset, out, done);
+    if (status.ok()) return true;
+    if (status.code() == Code::kCancelled || status.code() == Code::kFailedPrecondition) break;
+    ForgetBlock(offset);
+    if (!remembered) break;
+  }
+  return false;
+}
+
 Status RangeFetcher::FetchPiece(std::uint64_t offset, std::span<char> out) {
   const std::uint64_t block = offset / block_bytes_;
   std::set<std::string> excluded;
   std::size_t done = 0;
+  if (blocks_ != nullptr && FetchDirect(offset, out, &done)) return Status::Ok();
   Status last;
   for (int attempt = 0; attempt < options_.attempts; ++attempt) {
     if (cancelled_.load(std::memory_order_relaxed)) return Cancelled(path_ + ": reading was ended");

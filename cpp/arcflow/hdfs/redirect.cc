@@ -55,6 +55,12 @@ bool Named(const std::string& host, const std::vector<std::string>& allowed) {
 
 }  // namespace
 
+bool MaySendTo(const HttpUrl& from, std::string_view host,
+               const std::vector<std::string>& allowed) {
+  const std::string name = Lower(host);
+  return SameNetwork(Lower(from.host), name) || Named(name, allowed);
+}
+
 Result<HttpUrl> CheckRedirect(const HttpUrl& from, std::string_view location,
                               const std::vector<std::string>& allowed) {
   const auto refuse = [&](const std::string& why) {
@@ -73,8 +79,7 @@ Result<HttpUrl> CheckRedirect(const HttpUrl& from, std::string_view location,
     return refuse("it is not for the same operation: " + to->Authority() +
                   " op=" + op.value_or("(none)"));
   }
-  const std::string host = Lower(to->host);
-  if (!SameNetwork(Lower(from.host), host) && !Named(host, allowed)) {
+  if (!MaySendTo(from, to->host, allowed)) {
     return refuse(to->Authority() +
                   " is a stranger; if it is a DataNode of this cluster, name it or its domain "
                   "(.example.org) in ARCFLOW_HDFS_ALLOWED_HOSTS or arcflow.hdfs.allowed.hosts");

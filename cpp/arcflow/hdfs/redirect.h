@@ -21,4 +21,7 @@ namespace arcflow::hdfs {
 Result<HttpUrl> CheckRedirect(const HttpUrl& from, std::string_view location,
                               const std::vector<std::string>& allowed);
 
+/// Whether CheckRedirect would let `from` send us to `host`.
+bool MaySendTo(const HttpUrl& from, std::string_view host, const std::vector<std::string>& allowed);
+
 }  // namespace arcflow::hdfs
