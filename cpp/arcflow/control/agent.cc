@@ -192,7 +192,7 @@ Status Agent::Configure(net::Message& message) {
   ARC_ASSIGN(counters_, CounterPage::Create());
   feed::ServiceOptions options;
   options.rank = config_.rank;
-  options.size = config_.feed_ranks > 0 ? config_.feed_ranks : config_.size;
+  options.size = config_.FedRanks();
   options.feeds = config_.feeds;
   options.feed_memory_bytes = config_.feed_memory_bytes;
   if (config_.segment_bytes > 0) options.segment_bytes = config_.segment_bytes;

@@ -42,7 +42,7 @@ void Agent::StartHandOver() {
   options.channel.unacknowledged_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(Seconds(config_.silence_s));
   options.rank = config_.rank;
-  options.size = config_.feed_ranks > 0 ? config_.feed_ranks : config_.size;
+  options.size = config_.FedRanks();
   options.host = config_.host;
   options.first_port = config_.first_port;
   options.last_port = config_.last_port;

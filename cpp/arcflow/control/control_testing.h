@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "arcflow/base/deadline.h"
+#include "arcflow/net/loop.h"
 
 namespace arcflow::control::testing_support {
 
@@ -43,6 +45,17 @@ inline bool Eventually(const std::function<bool()>& condition) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return true;
+}
+
+/// Calls `call` on the loop's thread and waits until it has returned.
+template <typename Call>
+void RunOnLoop(net::Loop& loop, Call call) {
+  std::promise<void> done;
+  loop.Post([&] {
+    call();
+    done.set_value();
+  });
+  done.get_future().wait();
 }
 
 /// Marks this process's future children, so that they and theirs can be found. One mark per test.

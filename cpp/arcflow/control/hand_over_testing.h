@@ -10,7 +10,6 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <future>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -88,12 +87,7 @@ class HandOverTest : public ::testing::Test {
 
   template <typename Call>
   void OnLoop(Call call) {
-    std::promise<void> done;
-    loop_->Post([&] {
-      call();
-      done.set_value();
-    });
-    done.get_future().wait();
+    testing_support::RunOnLoop(*loop_, call);
   }
 
   void Start(const Wish& wish) {

@@ -158,7 +158,8 @@ struct AgentConfig {
   int size = 1;
   std::string role;
   int index = 0;
-  int feed_ranks = 0;            // how many of the first ranks are fed and agree on steps; 0: all
+  int feed_ranks = 0;  // how many of the first ranks are fed and agree on steps; 0: all
+  int FedRanks() const { return feed_ranks > 0 ? feed_ranks : size; }
   std::string host;              // address that is bound and told to the others
   std::uint16_t first_port = 0;  // of the range that the node's port is taken from; 0: any
   std::uint16_t last_port = 0;

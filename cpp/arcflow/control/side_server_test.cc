@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -87,12 +86,7 @@ class SideServerTest : public ::testing::TestWithParam<Road> {
 
   template <typename Call>
   void OnLoop(Call call) {
-    std::promise<void> done;
-    loop_->Post([&] {
-      call();
-      done.set_value();
-    });
-    done.get_future().wait();
+    testing_support::RunOnLoop(*loop_, call);
   }
   void Hear(const json& message) {
     const std::lock_guard lock(mutex_);

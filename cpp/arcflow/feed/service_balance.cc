@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -107,14 +108,21 @@ std::vector<Move> FeedService::Impl::Moves(const Feed& feed) const {
   return ours;
 }
 
-Result<FeedService::Piece> FeedService::Impl::BeginPiece(Feed& feed, int to, std::uint64_t row) {
-  if (!failure.ok()) return failure;
-  const std::vector<Move> moves = Moves(feed);
+/// The move by which rank `to` gets a row of ours; null when there is none.
+const Move* FeedService::Impl::MoveFor(const std::vector<Move>& moves, int to,
+                                       std::uint64_t row) const {
   const auto move = std::find_if(moves.begin(), moves.end(), [&](const Move& m) {
     return m.from == rank && m.to == to && row >= m.first_row && row - m.first_row < m.rows;
   });
+  return move == moves.end() ? nullptr : &*move;
+}
+
+Result<FeedService::Piece> FeedService::Impl::BeginPiece(Feed& feed, int to, std::uint64_t row) {
+  if (!failure.ok()) return failure;
+  const std::vector<Move> moves = Moves(feed);
+  const Move* const move = MoveFor(moves, to, row);
   const FeedLog::Found found = feed.log.Find(row);
-  if (move == moves.end() || found.where != FeedLog::Where::kHere || feed.given.contains(to)) {
+  if (move == nullptr || found.where != FeedLog::Where::kHere || feed.given.contains(to)) {
     return InvalidArgument("rank " + std::to_string(to) + " does not get row " +
                            std::to_string(row) + " of feed '" + feed.name + "' from rank " +
                            std::to_string(rank));
@@ -179,23 +187,17 @@ std::vector<Move> FeedService::Moves(const std::string& name) const {
 
 Result<FeedService::Piece> FeedService::BeginPiece(const std::string& name, int to,
                                                    std::uint64_t row) {
-  const auto pass = ExchangePass::FromName(name);
-  Impl::Feed* const source = pass ? impl_->SourceOf(*pass) : nullptr;
-  if (source != nullptr) {
-    Result<Piece> piece = impl_->BeginPassPiece(*source, *pass, to, row);
-    impl_->Flush();
-    return piece;
-  }
-  ARC_ASSIGN(Impl::Feed * feed, impl_->FindFeed(name));
-  Result<Piece> piece = impl_->BeginPiece(*feed, to, row);
+  std::optional<ExchangePass> pass;
+  ARC_ASSIGN(Impl::Feed * feed, impl_->FindToGive(name, &pass));
+  Result<Piece> piece =
+      pass ? impl_->BeginPassPiece(*feed, *pass, to, row) : impl_->BeginPiece(*feed, to, row);
   impl_->Flush();
   return piece;
 }
 
 void FeedService::EndPiece(const std::string& name, int to, std::uint64_t segment) {
-  const auto pass = ExchangePass::FromName(name);
-  Impl::Feed* const source = pass ? impl_->SourceOf(*pass) : nullptr;
-  const Result<Impl::Feed*> feed = source != nullptr ? source : impl_->FindFeed(name);
+  std::optional<ExchangePass> pass;
+  const Result<Impl::Feed*> feed = impl_->FindToGive(name, &pass);
   if (!feed.ok()) return;
   const auto orphans = (*feed)->log.Release(TakerId(to), segment, 1);
   if (orphans.ok()) impl_->memory.Free(*orphans);

@@ -2,6 +2,7 @@
 // FeedService: passes over rows that ranks have exchanged. Each is a feed of its own, made when a
 // reader asks for it and filled by pieces of the logs of all ranks, this one's among them.
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +15,17 @@ namespace arcflow::feed {
 FeedService::Impl::Feed* FeedService::Impl::SourceOf(const ExchangePass& pass) {
   const auto found = feeds.find(pass.feed);
   return found != feeds.end() && found->second->exchange ? found->second.get() : nullptr;
+}
+
+/// The feed from whose log rows called by this name are given: for a pass, the one that it takes
+/// rows of.
+Result<FeedService::Impl::Feed*> FeedService::Impl::FindToGive(const std::string& name,
+                                                               std::optional<ExchangePass>* pass) {
+  *pass = ExchangePass::FromName(name);
+  Feed* const source = *pass ? SourceOf(**pass) : nullptr;
+  if (source != nullptr) return source;
+  pass->reset();
+  return FindFeed(name);
 }
 
 /// A feed for a new reader; the first one of a pass makes it.
@@ -86,10 +98,8 @@ Result<FeedService::Piece> FeedService::Impl::BeginPassPiece(Feed& source, const
     source.given_pass = {pass, PlanExchange(source.plan->targets, pass.seed, pass.epoch)};
   const std::vector<Move>& moves =
       planned_here ? own->second->plan->moves : source.given_pass->moves;
-  const auto move = std::find_if(moves.begin(), moves.end(), [&](const Move& m) {
-    return m.from == rank && m.to == to && row >= m.first_row && row - m.first_row < m.rows;
-  });
-  if (move == moves.end() || source.log.Find(row).where != FeedLog::Where::kHere) {
+  const Move* const move = MoveFor(moves, to, row);
+  if (move == nullptr || source.log.Find(row).where != FeedLog::Where::kHere) {
     return InvalidArgument("rank " + std::to_string(to) + " does not get row " +
                            std::to_string(row) + " from rank " + std::to_string(rank) +
                            " in pass '" + pass.Name() + "'");

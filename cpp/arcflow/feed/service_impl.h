@@ -101,6 +101,7 @@ class FeedService::Impl final : public ReaderHost {
   Status OnSpooled(Feed& feed);
   void PlanIfAllEnded(Feed& feed);
   std::vector<Move> Moves(const Feed& feed) const;
+  const Move* MoveFor(const std::vector<Move>& moves, int to, std::uint64_t row) const;
   Result<Piece> BeginPiece(Feed& feed, int to, std::uint64_t row);
   Result<Piece> LendPiece(Feed& feed, int to, std::uint64_t row, std::uint64_t end_row);
   void Settle(Feed& feed);
@@ -115,6 +116,7 @@ class FeedService::Impl final : public ReaderHost {
   void DropOldPasses(const Feed& source);
   Result<Piece> BeginPassPiece(Feed& source, const ExchangePass& pass, int to, std::uint64_t row);
   Feed* SourceOf(const ExchangePass& pass);
+  Result<Feed*> FindToGive(const std::string& name, std::optional<ExchangePass>* pass);
 
   // Feeds that come and go: service_side.cc
   Status AddFeed(const std::string& name, FeedOptions options);

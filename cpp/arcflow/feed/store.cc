@@ -50,7 +50,8 @@ BufferStore::Grant BufferStore::Create(const std::string& feed, std::size_t byte
   FeedBytes& sums = feeds_[feed];
   sums.granted += bytes;
   Grant grant{id, bytes, true, {}};
-  if (!sums.retired) grant.drop = std::exchange(feeder_to_drop_, {});
+  buffer.by_agent = sums.retired;
+  if (!buffer.by_agent) grant.drop = std::exchange(feeder_to_drop_, {});
   return grant;
 }
 
@@ -133,9 +134,9 @@ void BufferStore::Destroy(std::uint64_t id) {
   const auto found = buffers_.find(id);
   Leave(found->second);
   used_ -= found->second.bytes;
+  if (!found->second.by_agent) feeder_to_drop_.push_back(id);
   buffers_.erase(found);
   destroyed_.push_back(id);
-  feeder_to_drop_.push_back(id);
 }
 
 void BufferStore::RetireFeed(const std::string& feed) {

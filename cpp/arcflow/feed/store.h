@@ -47,7 +47,8 @@ class BufferStore {
     std::string feed;
     std::size_t bytes = 0;
     State state = State::kGranted;
-    Fd memfd;  // invalid until Adopt
+    Fd memfd;               // invalid until Adopt
+    bool by_agent = false;  // made for a retired feed: no feeder ever had it mapped
   };
   /// The buffer of that id, or nullptr.
   const Buffer* Find(std::uint64_t buffer) const;

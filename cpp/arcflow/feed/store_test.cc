@@ -131,6 +131,20 @@ TEST(BufferStoreTest, RetiredFeedGivesItsMemoryBack) {
   EXPECT_THAT(sut.TakeDestroyed(), UnorderedElementsAre(a, b));
 }
 
+TEST(BufferStoreTest, TheFeederIsNotToldOfMemoryThatTheAgentMade) {
+  BufferStore sut(3 * kPage);
+  sut.RetireFeed("pass");  // filled by the agent
+  for (int i = 0; i < 100; ++i) {
+    const std::uint64_t id = Take(sut, "pass", kPage);
+    sut.Close(id);
+    sut.Free(id);
+  }
+  const auto grant = sut.TryGrant("f", kPage);
+  ASSERT_TRUE(grant);
+  EXPECT_THAT(grant->drop, IsEmpty());
+  EXPECT_EQ(sut.TakeDestroyed().size(), 100u) << "readers have it";
+}
+
 TEST(BufferStoreTest, MemoryThatWasNeverSentIsDestroyed) {
   BufferStore sut(kPage);
   const auto grant = sut.TryGrant("f", kPage);
