@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import _tensorboard, _transport
 from ._metrics import share
 from .errors import InvalidArgumentError
 
@@ -30,7 +31,11 @@ _RATES = (
     ("fed_rows_per_s", "rows_fed", 1.0),
     ("reader_wait_share", "wait_ns", _NANO),
     ("writer_wait_share", "feeder_wait_ns", _NANO),
+    ("transport_sent_bytes_per_s", "transport_sent", 1.0),
+    ("transport_received_bytes_per_s", "transport_received", 1.0),
 )
+# Counters that are shown as they are.
+_LEVELS = ("depth_bytes", "epochs", "transport_fallbacks")
 
 
 class EventFile:
@@ -111,12 +116,13 @@ class Scalars:
         last, self._last = self._last, dict(now)
         began, self._at = self._at, time.monotonic()
         seconds = max(self._at - began, 1e-6)
-        grown = {key: now[key] - last[key] for key in now if isinstance(now[key], int)}
-        values = {f"arcflow/{name}": grown[key] * by / seconds for name, key, by in _RATES}
+        grown = {key: now[key] - last.get(key, 0) for key in now if isinstance(now[key], int)}
+        values = {
+            f"arcflow/{name}": grown[key] * by / seconds for name, key, by in _RATES if key in grown
+        }
         if grown["wait_ns"] + grown["compute_ns"] > 0:
             values["arcflow/feed_bound"] = share(grown["wait_ns"], grown["compute_ns"])
-        values["arcflow/depth_bytes"] = now["depth_bytes"]
-        values["arcflow/epochs"] = now["epochs"]
+        values |= {f"arcflow/{name}": now[name] for name in _LEVELS if name in now}
         self._file.scalars(now["steps"], values)
 
     def close(self) -> None:
@@ -140,20 +146,38 @@ def checked_dir(metrics_dir: str | os.PathLike[str] | None) -> str | None:
     return os.path.abspath(path)
 
 
+def folders_of(config: Mapping[str, Any]) -> list[str]:
+    """Where a node writes: the run's folder for metrics, and TensorBoard's if it is no remote one."""
+    job = config.get("job") or {}
+    role, index = str(config["role"]), int(config["index"])
+    folders = []
+    if job.get("metrics_dir"):
+        run_dir = os.path.join(job["metrics_dir"], str(job.get("run_id", "")))
+        folders.append(os.path.join(run_dir, f"{role}-{index}"))
+    shown = _tensorboard.node_dir(job, role, index)
+    if shown is not None and "://" not in shown and shown not in folders:
+        folders.append(shown)
+    return folders
+
+
 @contextlib.contextmanager
 def written(link: Any, config: Mapping[str, Any]) -> Any:
-    """While it is open, write a node's scalars if the run has a folder for them."""
-    job = config.get("job") or {}
-    if not job.get("metrics_dir"):
-        yield
-        return
-    name = f"{config['role']}-{config['index']}"
-    folder = os.path.join(job["metrics_dir"], str(job.get("run_id", "")), name)
-    scalars = Scalars(EventFile(folder), link.counters, INTERVAL_S)
+    """While it is open, write a node's scalars if the run has folders for them."""
+
+    def counters() -> dict[str, Any]:
+        return {**link.counters(), **_transport.totals()}
+
+    writers = []
+    for folder in folders_of(config):
+        try:
+            writers.append(Scalars(EventFile(folder), counters, INTERVAL_S))
+        except OSError as error:  # a folder is no reason to end a training
+            print(f"arcflow: no metrics in {folder}: {error}", file=sys.stderr, flush=True)
     try:
         yield
     finally:
-        scalars.close()
+        for writer in writers:
+            writer.close()
 
 
 def _varint(value: int) -> bytes:

@@ -163,6 +163,22 @@ def report() -> dict[str, Any]:
     return answer
 
 
+def totals() -> dict[str, int]:
+    """Bytes that this process has sent to and received from others, and how often TensorFlow's own transport ran.
+
+    Empty in a process without peers, and until TensorFlow has been started.
+    """
+    found = report()
+    if "collectives" not in found:
+        return {}
+    pairs, tensors = found["pairs"].values(), found["tensors"]
+    return {
+        "transport_sent": sum(pair["sent"] for pair in pairs) + tensors["bytes_offered"],
+        "transport_received": sum(pair["received"] for pair in pairs) + tensors["bytes_fetched"],
+        "transport_fallbacks": sum(found["fallbacks"].values()),
+    }
+
+
 def _rank_of(task: str) -> int | None:
     """Rank of a task such as ``/job:worker/replica:0/task:1``: the chief is 0, workers follow."""
     parts = dict(part.split(":", 1) for part in task.split("/") if ":" in part)

@@ -157,6 +157,42 @@ def test_scalars_are_written_at_ends_of_passes_and_at_the_end(tmp_path):
     assert found["arcflow/depth_bytes"][-1] == (9, 11)
 
 
+def test_what_the_transport_moved_is_a_rate(tmp_path):
+    now = {"steps": 1, "wait_ns": 0, "compute_ns": 0, "epochs": 0, "transport_fallbacks": 2}
+    scalars = _scalars.Scalars(_scalars.EventFile(str(tmp_path)), lambda: dict(now), 60)
+    now |= {"transport_sent": 5_000_000}  # from the moment when TensorFlow has its server
+    scalars.close()
+    found = events_of(tmp_path)
+    assert found["arcflow/transport_sent_bytes_per_s"][-1][1] > 0
+    assert found["arcflow/transport_fallbacks"] == [(1, 2)]
+    assert "arcflow/transport_received_bytes_per_s" not in found
+
+
+def test_a_folder_that_cannot_be_made_ends_no_run(tmp_path, capfd):
+    (tmp_path / "file").touch()
+    config = {
+        "role": "worker",
+        "index": 1,
+        "job": {"metrics_dir": str(tmp_path / "file"), "run_id": "r"},
+    }
+    with _scalars.written(None, config):
+        pass
+    assert f"no metrics in {tmp_path}/file/r/worker-1" in capfd.readouterr().err
+
+
+def test_a_node_writes_beside_its_summaries_unless_these_are_remote(tmp_path):
+    config = {"role": "chief", "index": 0, "job": {"run_id": "r"}}
+    board = {"dir": str(tmp_path), "host": "127.0.0.1", "port": 0, "where": "auto"}
+    assert _scalars.folders_of(config) == []
+    config["job"]["tensorboard"] = board
+    assert _scalars.folders_of(config) == [f"{tmp_path}/r/chief-0"]
+    config["job"]["metrics_dir"] = str(tmp_path)  # the same folder: written once
+    assert _scalars.folders_of(config) == [f"{tmp_path}/r/chief-0"]
+    config["job"]["tensorboard"] = {**board, "dir": "hdfs://there/logs"}
+    del config["job"]["metrics_dir"]
+    assert _scalars.folders_of(config) == []
+
+
 def test_a_folder_that_nodes_cannot_open_is_refused():
     for folder in ("", "hdfs://there/metrics"):
         with pytest.raises(errors.InvalidArgumentError, match="metrics_dir"):

@@ -169,7 +169,7 @@ class TestOnSpark:
         self, spark, tmp_path, monkeypatch, capfd
     ):
         viewer = Viewer(monkeypatch, tmp_path / "seen")
-        viewer.wanted = {"epoch_loss", "arcflow/step/rank_0", "log/accuracy"}
+        viewer.wanted = {"epoch_loss", "arcflow/step/rank_0", "log/accuracy", "arcflow/steps_per_s"}
         logs = tmp_path / "logs"
         with Cluster(
             spark, size=1, tensorboard={"dir": str(logs), "port": 0}, start_timeout=300

@@ -9,6 +9,7 @@ import sys
 import cloudpickle
 import pytest
 from spark_testing import on
+from tensorboard.backend.event_processing import event_accumulator
 
 from arcflow import Cluster, _transport, errors
 
@@ -105,9 +106,15 @@ def reduce_something(ctx):
 @pytest.mark.parametrize(
     ("mode", "backend"), [("auto", "shm"), pytest.param("tcp", "tcp", marks=pytest.mark.long)]
 )
-def test_a_run_tells_what_each_pair_used(spark, mode, backend):
-    with Cluster(spark, size=2, transport=mode, progress=False, start_timeout=300) as cluster:
+def test_a_run_tells_what_each_pair_used(spark, tmp_path, mode, backend):
+    options = {"metrics_dir": tmp_path, "progress": False, "start_timeout": 300}
+    with Cluster(spark, size=2, transport=mode, **options) as cluster:
         result = cluster.run(reduce_something)
+    (folder,) = tmp_path.glob("*/chief-0")
+    events = event_accumulator.EventAccumulator(str(folder)).Reload()
+    for way in ("sent", "received"):
+        rates = [one.value for one in events.Scalars(f"arcflow/transport_{way}_bytes_per_s")]
+        assert max(rates) > 0
     for rank, (total, inside) in enumerate(result.values):
         assert total == 3.0
         after = result.metrics["transport"][rank]

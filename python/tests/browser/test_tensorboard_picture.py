@@ -28,6 +28,9 @@ pytestmark = [
     pytest.mark.browser, pytest.mark.spark, pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(600),
 ]  # fmt: skip
 TAGS = ("epoch_loss", "arcflow/steps_per_second", "log/accuracy")
+# Cards that are out of sight are not drawn, and there are more than fit. Curves as SVG: those of WebGL come from
+# a thread for which the browser's virtual time does not wait.
+VIEW = "?forceSVG=true&tagFilter=" + "%7C".join(TAGS) + "#timeseries"
 # Where the picture of the docs is made: ARCFLOW_PICTURE=docs/guide/tensorboard.png make test-browser.
 PICTURE = os.environ.get("ARCFLOW_PICTURE")
 
@@ -63,7 +66,7 @@ def browse(folder: Path, url: str, *options: str) -> str:
     command = [
         str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
         "--no-first-run", "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1200,900", "--virtual-time-budget=25000", *options, url,
+        "--window-size=1200,1400", "--virtual-time-budget=25000", *options, url,
     ]  # fmt: skip
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -93,14 +96,23 @@ class Browser:
         try:
             time.sleep(20)  # a curve has more than a point
             spark_testing.wait_for(lambda: self._sees_all(url), 150, f"{TAGS} in the browser")
-            browse(self._folder, f"{url}#timeseries", f"--screenshot={self.picture}")
+            spark_testing.wait_for(lambda: self._draws_curves(url), 150, "curves in the browser")
         except BaseException as error:
             self.error = error
         (self._folder / "seen").touch()
 
     def _sees_all(self, url: str) -> bool:
-        self.page = browse(self._folder, f"{url}#timeseries", "--dump-dom")
+        self.page = browse(self._folder, f"{url}{VIEW}", "--dump-dom")
         return all(tag in self.page for tag in TAGS)
+
+    def _draws_curves(self, url: str) -> bool:
+        """Take a picture; the browser may take it before the page has its data."""
+        browse(self._folder, f"{url}{VIEW}", f"--screenshot={self.picture}")
+        from matplotlib import image
+
+        charts = image.imread(self.picture)[150:1200, 250:900, :3]
+        coloured = abs(charts[..., 0] - charts[..., 2]) > 0.25  # all else there is grey
+        return bool(coloured.sum() > 500)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")
@@ -113,10 +125,5 @@ def test_a_browser_shows_the_curves_of_a_run(spark, tmp_path, monkeypatch):
     ) as cluster:
         cluster.run(train, args=str(tmp_path / "seen"))
     assert browser.error is None, browser.error
-    from matplotlib import image
-
-    pixels = image.imread(browser.picture)
-    assert pixels.shape[:2] == (900, 1200)
-    assert pixels.std() > 0.05  # something is drawn
     if PICTURE:
         shutil.copy(browser.picture, PICTURE)
