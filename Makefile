@@ -31,7 +31,7 @@ rdma-test: install  ## the transport and TensorFlow over real verbs: boots a gue
 	@tools/setup.sh apt requirements/apt-rdma.txt
 	@tools/ci.sh rdma
 
-bench: bench-feed  ## every bench
+bench: $(addprefix bench-,feed collective tensors strategy coordinator restart hdfs scaling)  ## every bench (hours)
 
 bench-%: install  ## one bench, e.g. bench-feed: prints its table, writes build/bench/<name>.json
 	@cmake --preset bench -DPython_EXECUTABLE=$(CURDIR)/$(PY) >/dev/null

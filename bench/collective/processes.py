@@ -25,7 +25,8 @@ def shown(size: int) -> str:
 def steps_for(what: int | str) -> int:
     if isinstance(what, str):
         return 3
-    return 10 if what >= 16 * MIB else 50 if what >= MIB else 200
+    # Many of the small ones: the kernel takes a while to give each rank a core of its own.
+    return 10 if what >= 16 * MIB else 200 if what >= MIB else 1000
 
 
 class Cluster:

@@ -53,6 +53,20 @@ def epochs_of_steps(ctx: Any) -> int:
     return steps
 
 
+def shuffled_passes(ctx: Any) -> dict[str, list[float]]:
+    """Read each feed in seeded orders, in turn; seconds of each pass after the first, which waits for rows."""
+    found: dict[str, list[float]] = {"kept": [], "exchanged": []}
+    for number in range(ctx.args["passes"]):
+        for name, seconds in found.items():
+            begun = time.perf_counter()
+            rows = 0
+            for columns, padding in ctx.reader(name, ctx.args["batch"], shuffle=11):
+                rows += len(columns["x"]) - padding
+            if number > 0:
+                seconds.append(time.perf_counter() - begun)
+    return found
+
+
 def replay(ctx: Any) -> dict[str, list[float]]:
     """Read the feed several times over; beside it, interleaved, `tf.data` over arrays in memory."""
     import numpy as np

@@ -28,6 +28,7 @@ PARTS = {
     "arrays": 5,
     "launch": 5,
     "uneven": 5,
+    "exchange": 5,
     "remote": 5,
     "partitions": 3,
 }

@@ -24,8 +24,9 @@ def packs(model: dict[str, Any]) -> list[tuple[int, float]]:
         (int(total * early), 0.05 if early else 0.0),
         (total - int(total * early), 0.95 if early else 1.0),
     ):
-        count = max(1, -(-numbers * FLOAT // model["pack"])) if numbers else 0
-        found += [(numbers // count, share / count)] * count
+        if numbers:
+            count = -(-numbers * FLOAT // model["pack"])
+            found += [(numbers // count, share / count)] * count
     return found
 
 
@@ -40,6 +41,19 @@ def rest(token: Any, seconds: float) -> Any:
     after = tf.numpy_function(sleep, [token], tf.float32)
     after.set_shape([])
     return after
+
+
+def rest_anywhere(token: Any, seconds: float) -> Any:
+    """Do the same on whatever worker the step runs, by tf.data's own sleep.
+
+    A Python function would run, and wait for its turn, in the process of the coordinator.
+    """
+    import tensorflow as tf
+    from tensorflow.python.data.experimental.ops import testing
+
+    slow = tf.data.Dataset.from_tensors(token).repeat().apply(testing.sleep(round(seconds * 1e6)))
+    # It would sleep once more to learn that there is nothing else.
+    return slow.take(1).reduce(tf.constant(0.0), lambda before, value: before + value)
 
 
 def set_threads() -> None:
@@ -118,7 +132,8 @@ def asynchronous(ctx: Any) -> dict[str, list[float]]:
         parts = packs(model)
         with strategy.scope():
             variables = [tf.Variable(tf.zeros([numbers])) for numbers, _ in parts]
-        step = make_async_step(strategy, variables, model["compute_s"])
+        shares = [share for _, share in parts]
+        step = make_async_step(strategy, variables, shares, model["compute_s"])
         for _ in range(WARM_UP * workers):
             coordinator.schedule(step)
         coordinator.join()
@@ -137,18 +152,28 @@ def asynchronous(ctx: Any) -> dict[str, list[float]]:
     return found
 
 
-def make_async_step(strategy: Any, variables: list[Any], compute_s: float) -> Any:
-    """Return a step of one worker: fetch all variables, compute, add to all variables."""
+def make_async_step(
+    strategy: Any, variables: list[Any], shares: list[float], compute_s: float
+) -> Any:
+    """Return a step of one worker.
+
+    As in a graph of layers: all variables are asked for at once, a third of the time goes forward from the
+    last of `variables`, each waited for in its turn, and backward, each is added to as its gradient appears.
+    """
     import tensorflow as tf
 
     @tf.function
     def step() -> None:
         def replica() -> None:
-            fetched = [tf.identity(one) for one in variables]
-            token = rest(tf.add_n([0 * one[0] for one in fetched]), compute_s)
-            with tf.control_dependencies([token]):
-                for variable in variables:
-                    variable.assign_add(tf.ones([variable.shape[0]]) + token)
+            token = tf.constant(0.0)
+            for variable, share in reversed(list(zip(variables, shares, strict=True))):
+                fetched = tf.identity(variable)
+                token = rest_anywhere(token + 0 * fetched[0], compute_s / 3 * share)
+            for variable, share in zip(variables, shares, strict=True):
+                token = rest_anywhere(token, compute_s * 2 / 3 * share)
+                with tf.control_dependencies([token]):
+                    gradient = tf.ones([variable.shape[0]]) + token
+                variable.assign_add(gradient)
 
         strategy.run(replica)
 
