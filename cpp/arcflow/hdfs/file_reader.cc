@@ -244,9 +244,10 @@ Result<std::size_t> FileReader::Read(std::uint64_t offset, std::span<char> out) 
   bool in_order = offset == impl_->expected || impl_->Covers(offset);
   impl_->expected = offset + n;
   if (!in_order) {
+    const bool streams = impl_->wanted > 1 && !impl_->window.empty();  // this is a look elsewhere
     impl_->ramp = kChunkAfterJump;
     impl_->wanted = 1;
-    in_order = n <= kSmallRead;
+    in_order = n <= kSmallRead && !streams;
   }
   // Reads of several chunks are parallel by themselves; copying them through the window is waste.
   const bool large = n >= 2 * impl_->options->chunk_bytes && !impl_->Covers(offset);

@@ -221,6 +221,32 @@ TEST_F(FileReaderTest, AFileThatVanishesIsNotFoundWithPathAndOffset) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("/a at offset 2000000"));
 }
 
+TEST_F(FileReaderTest, ASmallReadElsewhereBringsWhatFollowsIt) {
+  std::string byte(1, '\0');
+  std::string piece(64 * 1024, '\0');
+  for (const std::uint64_t offset : {800'000u, 3'000'000u, 500'000u}) {
+    const int before = fake.Count("dn");
+    ASSERT_EQ(*sut->Read(offset - 1, byte), 1u);  // as TensorFlow's streams seek
+    ASSERT_EQ(*sut->Read(offset, piece), piece.size());
+    EXPECT_TRUE(byte + piece == content.substr(offset - 1, piece.size() + 1));
+    EXPECT_EQ(fake.Count("dn"), before + 1);
+  }
+}
+
+TEST_F(FileReaderTest, ALookElsewhereKeepsWhatWasFetchedAhead) {
+  std::string piece(300'000, '\0');
+  ASSERT_TRUE(sut->Read(0, piece).ok());
+  ASSERT_TRUE(sut->Read(300'000, piece).ok());  // it streams: several chunks are ahead
+  std::string byte(1, '\0');
+  ASSERT_TRUE(sut->Read(3'400'000, byte).ok());
+  const int before = fake.Count("dn");
+  std::string next(10'000, '\0');
+  ASSERT_TRUE(sut->Read(600'000, next).ok());
+  EXPECT_TRUE(next == content.substr(600'000, next.size()));
+  EXPECT_EQ(fake.Count("offset=600000"), 0) << "it is there";
+  EXPECT_LE(fake.Count("dn"), before + 2);
+}
+
 TEST_F(FileReaderTest, ADeniedReadIsNotTriedForLong) {
   fake.SetFault([](const std::string& server, const Request&) -> std::optional<Reply> {
     if (server[0] != 'd') return std::nullopt;
