@@ -180,6 +180,13 @@ def make_async_step(
     return step
 
 
+def entered(ctx: Any) -> float:
+    """Say when it was, and stay for a while."""
+    now = time.time()
+    time.sleep(ctx.args["stay_s"])
+    return now
+
+
 def convolutional(ctx: Any) -> dict[str, Any]:
     """Train a real CNN until it is good enough; return the seconds, the epochs and the accuracy."""
     import keras

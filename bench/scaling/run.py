@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ import model_parallel_data  # noqa: E402
 import node_programs  # noqa: E402
 import spark_testing  # noqa: E402
 
-from arcflow import Cluster, Feed  # noqa: E402
+from arcflow import Cluster, Feed, progress  # noqa: E402
 from harness import Row, environment, make_row, note, print_table, write_json  # noqa: E402
 
 cloudpickle.register_pickle_by_value(node_programs)  # executors cannot import this folder
@@ -199,12 +200,36 @@ def real(spark: Any, sizes: list[int], accuracy: float, repeats: int) -> list[Ro
     return told
 
 
+def board(spark: Any, folder: Path, repeats: int) -> list[Row]:
+    """Rows for TensorBoard: when it answers, counted from when the chief's function was entered."""
+    late = []
+    for number in range(repeats):
+        answered: list[float] = []
+        shown = progress.Progress.link
+
+        def link(bar: Any, name: str, url: str, shown: Any = shown, to: Any = answered) -> None:
+            shown(bar, name, url)
+            with urllib.request.urlopen(url, timeout=30):
+                to.append(time.time())
+
+        progress.Progress.link = link  # type: ignore[method-assign]
+        try:
+            wish = {"dir": str(folder / f"logs{number}"), "port": 0}
+            entered = run(spark, node_programs.entered, {"stay_s": 8.0}, size=1, tensorboard=wish)
+        finally:
+            progress.Progress.link = shown  # type: ignore[method-assign]
+        late.append(max(0.0, answered[0] - entered[0]))
+    return [
+        make_row("TensorBoard of a run", "answers after the chief began", late, "s", goal="<= 5")
+    ]
+
+
 def main() -> int:
     """Run all parts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="of a round")
-    parser.add_argument("--only", default="in_step,asynchronous,real", help="parts, by comma")
+    parser.add_argument("--only", default="in_step,asynchronous,real,board", help="parts, by comma")
     parser.add_argument("--models", default="", help="only those whose names begin so")
     parser.add_argument(
         "--small", action="store_true", help="1 and 2 workers, small models: a smoke run"
@@ -238,6 +263,8 @@ def main() -> int:
                 0.90 if options.small else 0.97,
                 1 if options.small else options.rounds,
             )
+        if "board" in options.only:
+            rows += board(spark, Path(name), options.rounds)
         spark_testing.stop_sessions()
     where = environment(["tensorflow-cpu", "keras", "pyspark"])
     print_table(where, rows)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -78,6 +79,35 @@ def test_a_port_that_is_taken_is_told_and_leaves_no_process(tmp_path):
     assert "did not start" in told[0]
     assert str(settings.port) in told[0]
     assert servers() == []
+
+
+PLUGIN = """
+from tensorboard.plugins import base_plugin
+class Plugin(base_plugin.TBPlugin):
+    plugin_name = "fake"
+    def get_plugin_apps(self): return {}
+    def is_active(self): return True
+    def frontend_metadata(self): return base_plugin.FrontendMetadata(disable_reload=True)
+"""
+
+
+def test_plug_ins_that_are_installed_are_there(tmp_path, monkeypatch):
+    # As the profile plug-in of the package xprof is, which is too large to come with the tests.
+    (tmp_path / "site" / "fake-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "fake_plugin.py").write_text(PLUGIN)
+    info = tmp_path / "site" / "fake-1.0.dist-info"
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tensorboard_plugins]\nfake = fake_plugin:Plugin\n")
+    paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    server = _tensorboard.Server(_tensorboard.Settings(str(tmp_path), port=0), str(tmp_path))
+    try:
+        url = server.said(timeout_s=120)["url"]
+        with urllib.request.urlopen(url + "data/plugins_listing", timeout=60) as answer:
+            listed = json.load(answer)
+    finally:
+        server.close()
+    assert listed["fake"]["enabled"]
 
 
 def test_rates_are_of_the_time_since_the_last_look(monkeypatch):
