@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <random>
 
@@ -24,7 +25,7 @@ namespace {
 
 using Clock = Deadline::Clock;
 
-constexpr std::size_t kMaxIdlePerNode = 8;
+constexpr std::size_t kMaxIdle = 64;
 /// A DataNode waits 4 s for the next request by default (dfs.datanode.socket.reuse.keepalive).
 constexpr std::chrono::seconds kKeepIdle{3};
 constexpr std::chrono::seconds kLeaveAlone{60};
@@ -215,13 +216,22 @@ std::uint64_t BlockClient::bytes_read() {
   return bytes_read_in_all.load(std::memory_order_relaxed);  // a counter, nothing hangs on it
 }
 
+std::size_t BlockClient::kept_connections() {
+  const std::lock_guard lock(mutex_);
+  std::size_t n = 0;
+  for (const auto& [key, sockets] : idle_) n += sockets.size();
+  return n;
+}
+
 Fd BlockClient::TakeIdle(const std::string& key) {
   const std::lock_guard lock(mutex_);
   if (owner_ != getpid()) {  // the parent goes on with the connections: ours are only copies
     idle_.clear();
     owner_ = getpid();
   }
-  auto& sockets = idle_[key];
+  const auto it = idle_.find(key);
+  if (it == idle_.end()) return {};
+  auto& sockets = it->second;
   while (!sockets.empty()) {
     Idle last = std::move(sockets.back());
     sockets.pop_back();
@@ -238,10 +248,15 @@ Fd BlockClient::TakeIdle(const std::string& key) {
 }
 
 void BlockClient::Keep(const std::string& key, Fd socket) {
+  const auto now = Clock::now();
+  std::size_t kept = 0;
   const std::lock_guard lock(mutex_);
-  auto& sockets = idle_[key];
-  if (sockets.size() >= kMaxIdlePerNode) sockets.erase(sockets.begin());
-  sockets.push_back({std::move(socket), Clock::now()});
+  for (auto it = idle_.begin(); it != idle_.end();) {  // a cluster has many DataNodes
+    std::erase_if(it->second, [&](const Idle& one) { return now - one.since > kKeepIdle; });
+    kept += it->second.size();
+    it = it->second.empty() ? idle_.erase(it) : std::next(it);
+  }
+  if (kept < kMaxIdle) idle_[key].push_back({std::move(socket), now});
 }
 
 bool BlockClient::IsLeftAlone(const std::string& key) {

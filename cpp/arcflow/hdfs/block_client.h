@@ -41,6 +41,9 @@ class BlockClient {
   Status Read(const LocatedBlock& block, const std::string& host, int port, std::uint64_t offset,
               std::span<char> out, std::size_t* done, const std::atomic<bool>* cancelled);
 
+  /// Connections that wait for another request: few, however many DataNodes there are.
+  std::size_t kept_connections();
+
   /// Bytes that were read so by all clients of this process.
   static std::uint64_t bytes_read();
 

@@ -91,6 +91,23 @@ TEST_F(DirectReadTest, ConnectionsAreKept) {
   EXPECT_GE(Requests(), 50);
 }
 
+TEST_F(DirectReadTest, ConnectionsToManyDataNodesAreNotKeptForEver) {
+  const std::string data = SomeBytes(1000);
+  const Options options = FakeHdfs::Quick();
+  BlockClient sut(options);
+  LocatedBlock block;
+  block.length = data.size();
+  std::vector<std::unique_ptr<TransferServer>> nodes;
+  for (int i = 0; i < 100; ++i) {
+    nodes.push_back(std::make_unique<TransferServer>([&](std::uint64_t) { return data; }));
+    std::string out(data.size(), '\0');
+    std::size_t done = 0;
+    ASSERT_TRUE(sut.Read(block, "127.0.0.1", nodes.back()->port(), 0, out, &done, nullptr).ok());
+  }
+  EXPECT_LE(sut.kept_connections(), 64u);
+  EXPECT_GT(sut.kept_connections(), 0u);
+}
+
 TEST_F(DirectReadTest, AConnectionThatTheDataNodeHasClosedIsReplaced) {
   const auto sut = Client();
   ExpectWhole(sut.get());
