@@ -295,6 +295,17 @@ TEST_F(DirectReadTest, AGatewayThatTellsNoBlocksIsAskedOnce) {
   EXPECT_EQ(gateway.Count("GET_BLOCK_LOCATIONS"), 1);
 }
 
+TEST_F(DirectReadTest, WhereBlocksAreIsAskedOnceAndNotTriedForLong) {
+  fake_.SetFault(
+      [](const std::string&, const testing::Request& r) -> std::optional<testing::Reply> {
+        if (r.Get("op") != "GET_BLOCK_LOCATIONS") return std::nullopt;
+        return testing::Reply{500, "broken", {}, {}, {}, {}, false};
+      });
+  const auto sut = Client();
+  EXPECT_TRUE(ReadFrom(sut.get(), fake_.Uri("/f"), 0, 1000) == bytes_.substr(0, 1000));
+  EXPECT_EQ(fake_.Count("GET_BLOCK_LOCATIONS"), 1);
+}
+
 TEST_F(DirectReadTest, ItCanBeSwitchedOff) {
   Options options = FakeHdfs::Quick();
   options.direct = false;

@@ -145,6 +145,24 @@ Result<HttpResponse> NameNode::Send(const Operation& operation, Deadline deadlin
   return last.WithContext(Describe(operation) + " on " + service_.name);
 }
 
+/// To each NameNode once, without pauses, for what can be done without.
+Result<HttpResponse> NameNode::SendOnce(const Operation& operation, HttpUrl* asked) {
+  const Deadline deadline = Deadline::After(options_.operation_timeout);
+  const std::size_t nodes = service_.namenodes.size();
+  const std::size_t first = active_.load(std::memory_order_relaxed);  // a hint, no order needed
+  Status last;
+  for (std::size_t k = 0; k < nodes; ++k) {
+    Try one = Once(operation, deadline, (first + k) % nodes);
+    if (one.status.ok()) {
+      *asked = std::move(one.asked);
+      return std::move(one.response);
+    }
+    last = std::move(one.status);
+    if (!one.next_node) break;
+  }
+  return last;
+}
+
 Result<std::string> NameNode::Call(const Operation& operation, Deadline deadline, bool* uncertain) {
   ARC_ASSIGN(HttpResponse response, Send(operation, deadline, nullptr, uncertain));
   if (response.status == 307) {
@@ -186,7 +204,7 @@ Result<std::vector<LocatedBlock>> NameNode::Blocks(const std::string& path, std:
       path,
       {{"offset", std::to_string(offset)}, {"length", std::to_string(length)}}};
   HttpUrl asked;
-  auto response = Send(operation, Deadline::Infinite(), &asked, nullptr);
+  auto response = SendOnce(operation, &asked);
   auto blocks = response.ok() ? ParseBlockLocations(response->body) : response.status();
   if (!blocks.ok()) {
     // HttpFS and old NameNodes do not know the question, or answer another one.

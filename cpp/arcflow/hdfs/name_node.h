@@ -46,7 +46,7 @@ class NameNode {
   /// Blocks of a file that can be read straight from DataNodes, those from `offset` on for at least
   /// `length` bytes. Empty when there is no such road: a gateway that tells no blocks (remembered),
   /// https, a file that is being written. Each place's `ip` or `host` is cleared when a redirect
-  /// must not lead there. Errors: as Call.
+  /// must not lead there. Asked once, without trying again. Errors: as Call.
   Result<std::vector<LocatedBlock>> Blocks(const std::string& path, std::uint64_t offset,
                                            std::uint64_t length);
 
@@ -56,6 +56,7 @@ class NameNode {
   struct Try;
   Result<HttpResponse> Send(const Operation& operation, Deadline deadline, HttpUrl* asked,
                             bool* uncertain);
+  Result<HttpResponse> SendOnce(const Operation& operation, HttpUrl* asked);
   Try Once(const Operation& operation, Deadline deadline, std::size_t index);
   Result<HttpUrl> MakeUrl(const Operation& operation, std::size_t index);
   Result<std::string> Token();
