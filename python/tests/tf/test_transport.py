@@ -142,7 +142,7 @@ def test_steps_of_four_under_the_strategy_use_the_same_memory(four: Pair) -> Non
 def test_steps_leave_nothing_behind() -> None:
     # TensorFlow alone gains 1.6 KB a step, 32 MB here: its cache of Python numbers and its tables
     # of collectives take each step's key.
-    for one in ranks("soak", 2):
+    for one in ranks("soak", 2, mode="auto"):
         assert one["gained"] < 8e6
 
 
