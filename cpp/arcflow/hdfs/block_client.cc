@@ -2,7 +2,6 @@
 // Connections to DataNodes, and the exchange for one range.
 #include "arcflow/hdfs/block_client.h"
 
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -14,14 +14,8 @@ namespace arcflow::hdfs {
 namespace {
 
 using testing::FakeHdfs;
+using testing::SomeBytes;
 using testing::TransferServer;
-
-std::string SomeBytes(std::size_t n) {
-  std::mt19937 random(7);
-  std::string out(n, '\0');
-  for (char& c : out) c = static_cast<char>(random());
-  return out;
-}
 
 std::string ReadFrom(FileSystem* fs, const std::string& uri, std::uint64_t offset, std::size_t n) {
   auto reader = fs->Open(uri);

@@ -39,8 +39,6 @@ class ClusterConfig {
   /// The first that is set of HADOOP_CONF_DIR, YARN_CONF_DIR, $HADOOP_HOME/etc/hadoop,
   /// /etc/hadoop/conf.
   static std::string EnvironmentFolder();
-  /// Load of EnvironmentFolder.
-  static Result<ClusterConfig> FromEnvironment() { return Load(EnvironmentFolder()); }
 
   /// Errors: InvalidArgument for a scheme that is not ours, a name without a cluster when
   /// fs.defaultFS has none, a nameservice without addresses; NotFound for a name outside a mount

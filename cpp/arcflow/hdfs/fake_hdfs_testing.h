@@ -10,6 +10,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,14 @@ inline Reply Json(const nlohmann::json& body, int status = 200) {
 }
 inline Reply Exception(int status, const std::string& exception, const std::string& message) {
   return Json({{"RemoteException", {{"exception", exception}, {"message", message}}}}, status);
+}
+
+/// The same at each call.
+inline std::string SomeBytes(std::size_t n) {
+  std::mt19937 random(7);
+  std::string out(n, '\0');
+  for (char& c : out) c = static_cast<char>(random());
+  return out;
 }
 
 /// Behaves as the parts of Hadoop that the client uses; not more.

@@ -18,13 +18,7 @@ using testing::FakeHdfs;
 using ::testing::HasSubstr;
 using testing::Reply;
 using testing::Request;
-
-std::string Bytes(std::size_t n) {
-  std::mt19937 random(7);
-  std::string out(n, '\0');
-  for (char& c : out) c = static_cast<char>(random());
-  return out;
-}
+using testing::SomeBytes;
 
 Options SmallChunks() {
   Options o = FakeHdfs::Quick();
@@ -62,7 +56,7 @@ class FileReaderTest : public ::testing::Test {
     return out == content.substr(offset, n) ? Status::Ok() : Internal("other bytes");
   }
 
-  const std::string content = Bytes(3'500'000);
+  const std::string content = SomeBytes(3'500'000);
   FakeHdfs fake;
   std::unique_ptr<FileSystem> client = FakeHdfs::Client({}, SmallChunks());
   std::unique_ptr<FileReader> sut;

@@ -25,7 +25,7 @@ class FileSystem {
   static Result<std::unique_ptr<FileSystem>> Make(ClusterConfig config, Options options);
   /// The one of this process, made at the first call from the environment and never deleted; a
   /// child after fork gets its own, and so does another folder of configuration (a program that
-  /// sets HADOOP_CONF_DIR late). Errors: as Make and ClusterConfig::FromEnvironment, and tried
+  /// sets HADOOP_CONF_DIR late). Errors: as Make and ClusterConfig::Load, and tried
   /// again at the next call.
   static Result<FileSystem*> Default();
 

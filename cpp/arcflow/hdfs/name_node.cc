@@ -112,11 +112,15 @@ NameNode::Try NameNode::Once(const Operation& operation, Deadline deadline, std:
   return out;
 }
 
+int NameNode::Rounds() const {
+  return service_.namenodes.size() > 1 ? options_.failover_rounds : options_.attempts;
+}
+
+/// Asks all NameNodes, at most `rounds` times with growing pauses between.
 Result<HttpResponse> NameNode::Send(const Operation& operation, Deadline deadline, HttpUrl* asked,
-                                    bool* uncertain) {
+                                    bool* uncertain, int rounds) {
   const Deadline whole = Earlier(deadline, Deadline::After(options_.operation_timeout));
   const std::size_t nodes = service_.namenodes.size();
-  const int rounds = nodes > 1 ? options_.failover_rounds : options_.attempts;
   bool reloaded = false;
   Status last = Unavailable("not tried");
   for (int round = 0; round < rounds; ++round) {
@@ -145,26 +149,8 @@ Result<HttpResponse> NameNode::Send(const Operation& operation, Deadline deadlin
   return last.WithContext(Describe(operation) + " on " + service_.name);
 }
 
-/// To each NameNode once, without pauses, for what can be done without.
-Result<HttpResponse> NameNode::SendOnce(const Operation& operation, HttpUrl* asked) {
-  const Deadline deadline = Deadline::After(options_.operation_timeout);
-  const std::size_t nodes = service_.namenodes.size();
-  const std::size_t first = active_.load(std::memory_order_relaxed);  // a hint, no order needed
-  Status last;
-  for (std::size_t k = 0; k < nodes; ++k) {
-    Try one = Once(operation, deadline, (first + k) % nodes);
-    if (one.status.ok()) {
-      *asked = std::move(one.asked);
-      return std::move(one.response);
-    }
-    last = std::move(one.status);
-    if (!one.next_node) break;
-  }
-  return last;
-}
-
 Result<std::string> NameNode::Call(const Operation& operation, Deadline deadline, bool* uncertain) {
-  ARC_ASSIGN(HttpResponse response, Send(operation, deadline, nullptr, uncertain));
+  ARC_ASSIGN(HttpResponse response, Send(operation, deadline, nullptr, uncertain, Rounds()));
   if (response.status == 307) {
     return Status(Code::kPermissionDenied,
                   Describe(operation) + ": a redirect where none belongs, to " +
@@ -178,7 +164,7 @@ Result<HttpUrl> NameNode::Locate(const Operation& operation, Deadline deadline) 
   Operation asking = operation;
   asking.parameters.emplace_back("noredirect", "true");  // the address in a body, also from HttpFS
   HttpUrl asked;
-  ARC_ASSIGN(const HttpResponse response, Send(asking, deadline, &asked, nullptr));
+  ARC_ASSIGN(const HttpResponse response, Send(asking, deadline, &asked, nullptr, Rounds()));
   std::string location = response.location;
   if (response.status != 307) {
     const auto json = nlohmann::json::parse(response.body, nullptr, /*allow_exceptions=*/false);
@@ -204,7 +190,7 @@ Result<std::vector<LocatedBlock>> NameNode::Blocks(const std::string& path, std:
       path,
       {{"offset", std::to_string(offset)}, {"length", std::to_string(length)}}};
   HttpUrl asked;
-  auto response = SendOnce(operation, &asked);
+  auto response = Send(operation, Deadline::Infinite(), &asked, nullptr, 1);
   auto blocks = response.ok() ? ParseBlockLocations(response->body) : response.status();
   if (!blocks.ok()) {
     // HttpFS and old NameNodes do not know the question, or answer another one.

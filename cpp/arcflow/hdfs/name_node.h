@@ -55,8 +55,8 @@ class NameNode {
  private:
   struct Try;
   Result<HttpResponse> Send(const Operation& operation, Deadline deadline, HttpUrl* asked,
-                            bool* uncertain);
-  Result<HttpResponse> SendOnce(const Operation& operation, HttpUrl* asked);
+                            bool* uncertain, int rounds);
+  int Rounds() const;
   Try Once(const Operation& operation, Deadline deadline, std::size_t index);
   Result<HttpUrl> MakeUrl(const Operation& operation, std::size_t index);
   Result<std::string> Token();

@@ -144,11 +144,9 @@ def reduce_scatter(mode: str) -> dict[str, Any]:
     return found
 
 
-def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
-    """All-reduce in a tf.function under the strategy, values new at each step; memory by step."""
+def all_reduce_step(strategy: Any) -> Any:
+    """Return a function that sums a tensor over all ranks, in a graph and under the strategy."""
     import tensorflow as tf
-
-    strategy, rank, size = start(mode)
 
     @tf.function
     def step(x: Any) -> Any:
@@ -157,6 +155,16 @@ def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
             args=(x,),
         )
 
+    return step
+
+
+def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
+    """All-reduce in a tf.function under the strategy, values new at each step; memory by step."""
+    import tensorflow as tf
+
+    strategy, rank, size = start(mode)
+
+    step = all_reduce_step(strategy)
     wrong = 0
     reports = []
     for i in range(steps):
@@ -177,13 +185,7 @@ def soak(mode: str) -> dict[str, Any]:
 
     strategy, _, _ = start(mode)
 
-    @tf.function
-    def step(x: Any) -> Any:
-        return strategy.run(
-            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
-            args=(x,),
-        )
-
+    step = all_reduce_step(strategy)
     x = tf.constant(np.arange(100, dtype=np.float32))
     resident = []
     for steps in (4_000, 20_000):
@@ -279,13 +281,7 @@ def killed(victim: int, count: int, mode: str) -> dict[str, Any]:
     strategy, rank, _ = start(mode)
     x = tf.ones([count])
 
-    @tf.function
-    def step(x: Any) -> Any:
-        return strategy.run(
-            lambda y: tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(y)),
-            args=(x,),
-        )
-
+    step = all_reduce_step(strategy)
     step(x)
     if rank == victim:
         threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
