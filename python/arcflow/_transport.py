@@ -136,7 +136,8 @@ def report() -> dict[str, Any]:
     dict
         ``mode``, ``protocol``; ``pairs``: for each other rank its ``backend``, and the bytes
         ``sent`` and ``received``; ``collectives``: counters; ``outputs``: how many large outputs
-        came from recycled memory; ``tensors``: how many of other tasks were fetched and how many
+        came from recycled or new memory, or lie where all nodes of the host read them;
+        ``tensors``: how many of other tasks were fetched and how many
         of this one's offered, with their bytes, in all and by task; ``fallbacks``: why TensorFlow's
         own transport ran, and how often.
     """

@@ -210,12 +210,29 @@ Status Blocks::Merge(std::uint64_t block) {
   return Status::Ok();
 }
 
+/// Merges what the first cache holds of a share: an all-reduce into `slot`, where others take it,
+/// and from there to `out`. Of a shared result nobody takes anything: the slot is only on the way.
+void Blocks::MergeStride(const void* const* sources, std::byte* slot, std::byte* out,
+                         std::size_t bytes) const {
+  const bool direct = slot == nullptr || (operation_.result_shared && !past_caches_);
+  std::byte* const to = direct ? out : slot;
+  ReduceInto(operation_.what.element, operation_.what.merge, divisor(), sources,
+             static_cast<std::size_t>(ranks_), to, bytes / element_bytes_);
+  if (direct) return;
+  if (past_caches_) {
+    CopyPastCaches(out, to, bytes);
+  } else {
+    std::memcpy(out, to, bytes);
+  }
+}
+
 Status Blocks::MergeRange(std::uint64_t block, std::size_t offset, std::size_t bytes) {
   const std::uint64_t slot = (first_block_ + block) % board_.geometry().slots;
   const bool all_reduce = kind_ == Kind::kAllReduce;
   const std::size_t own_part =
       all_reduce ? 0 : static_cast<std::size_t>(rank_) * part_bytes_;  // of the input
   std::byte* const result = all_reduce ? board_.Block(rank_, slot, rank_) : nullptr;
+  const bool shared = operation_.result_shared;
   std::size_t at = 0;  // within the share
   ForPieces(offset, bytes, [&](const std::byte* in, std::byte* out, std::size_t, std::size_t n) {
     for (std::size_t done = 0; done < n;) {
@@ -225,11 +242,8 @@ Status Blocks::MergeRange(std::uint64_t block, std::size_t offset, std::size_t b
         sources[static_cast<std::size_t>(r)] =
             r == rank_ ? in + own_part + done : board_.Block(r, slot, rank_) + at;
       }
-      std::byte* const to = all_reduce ? result + at : out + done;
-      ReduceInto(operation_.what.element, operation_.what.merge, divisor(), sources.data(),
-                 static_cast<std::size_t>(ranks_), to, step / element_bytes_);
-      if (all_reduce && past_caches_) CopyPastCaches(out + done, to, step);
-      if (all_reduce && !past_caches_) std::memcpy(out + done, to, step);
+      MergeStride(sources.data(), all_reduce ? result + (shared ? 0 : at) : nullptr, out + done,
+                  step);
       done += step;
       at += step;
     }
@@ -250,7 +264,7 @@ Status Blocks::Drain(std::uint64_t block) {
     switch (kind_) {
       case Kind::kAllReduce:
         ARC_TRY(Await(r, &RankState::reduced, number, "its share"));
-        CopyOut(board_.Block(r, slot, r), offset, bytes);
+        if (!operation_.result_shared) CopyOut(board_.Block(r, slot, r), offset, bytes);
         CountReceived(r, bytes);
         break;
       case Kind::kBroadcast:

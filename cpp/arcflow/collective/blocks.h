@@ -16,9 +16,11 @@ namespace arcflow::collective {
 /// all. Larger ones are cut into blocks of a share for each rank. For block k, a rank fills its
 /// slot with what others need, merges its own share of what all have filled, and drains what others
 /// have merged; it fills block k while it merges k-1 and drains k-2, so that ranks need not be in
-/// step. Cost of an all-reduce of n bytes: n(p-1)/p written to shared memory, n·(p-1)/p merged
-/// results read, per rank. Source: reduce-scatter and all-gather as in Patarasuk & Yuan, JPDC
-/// 69(2), 2009, by direct exchange instead of a ring, because all ranks see the memory of all.
+/// step. A result that all ranks share (`Operation::result_shared`) is merged into its place, and
+/// draining is waiting. Cost of an all-reduce of n bytes: n(p-1)/p written to shared memory,
+/// n·(p-1)/p merged results read, per rank. Source: reduce-scatter and all-gather as in Patarasuk &
+/// Yuan, JPDC 69(2), 2009, by direct exchange instead of a ring, because all ranks see the memory
+/// of all.
 class Blocks {
  public:
   Blocks(Group& group, const Operation& operation);
@@ -32,6 +34,8 @@ class Blocks {
   Status RunLarge();
   Status Fill(std::uint64_t block);
   Status Merge(std::uint64_t block);
+  void MergeStride(const void* const* sources, std::byte* slot, std::byte* out,
+                   std::size_t bytes) const;
   Status MergeRange(std::uint64_t block, std::size_t offset, std::size_t bytes);
   Status Drain(std::uint64_t block);
   bool Fills() const;

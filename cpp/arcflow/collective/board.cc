@@ -4,6 +4,7 @@
 
 #include <linux/futex.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,7 +27,18 @@ constexpr std::uint32_t kSlotBytes = 1 << 20;  // what a rank's slot aims at whe
 // A sleeper looks again by itself after this long, so that a lost bell costs time, never an end.
 constexpr std::chrono::milliseconds kNap{100};
 
-constexpr std::size_t DataOffset() { return (sizeof(BoardHeader) + kPage - 1) / kPage * kPage; }
+constexpr std::size_t ToPages(std::size_t n) { return (n + kPage - 1) / kPage * kPage; }
+constexpr std::size_t DataOffset() { return ToPages(sizeof(BoardHeader)); }
+
+/// Faults pages in, so that no operation has to.
+void Populate(std::byte* begin, std::size_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  if (::madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return;
+#endif
+  for (std::size_t at = 0; at < bytes; at += kPage) {  // before Linux 5.14
+    [[maybe_unused]] const std::byte touched = *const_cast<volatile std::byte*>(begin + at);
+  }
+}
 
 int UsableCores() {
   cpu_set_t set;
@@ -55,7 +67,8 @@ Status Geometry::Check() const {
                            std::to_string(ranks));
   }
   if (slots < 3 || slots > 64 || block_bytes < 64 || block_bytes % 64 != 0 ||
-      block_bytes > (16u << 20) || small_bytes % 64 != 0 || small_bytes > (1u << 20)) {
+      block_bytes > (16u << 20) || small_bytes % 64 != 0 || small_bytes > (1u << 20) ||
+      result_bytes % kPage != 0 || result_bytes > (std::uint64_t{1} << 40)) {
     return InvalidArgument("sizes of a group's shared memory are out of range");
   }
   return Status::Ok();
@@ -64,12 +77,12 @@ Status Geometry::Check() const {
 std::size_t Geometry::rank_bytes() const {
   return std::size_t{slots} * ranks * block_bytes + 2 * std::size_t{small_bytes};
 }
-std::size_t Geometry::total_bytes() const { return DataOffset() + ranks * rank_bytes(); }
+std::size_t Geometry::result_offset() const { return ToPages(DataOffset() + ranks * rank_bytes()); }
 
 Result<Fd> Board::Create(const Geometry& geometry) {
   ARC_TRY(geometry.Check());
   ARC_ASSIGN(Fd memfd, CreateMemfd("arcflow-collective", geometry.total_bytes()));
-  ARC_ASSIGN(const Mapping memory, Mapping::Map(memfd, geometry.total_bytes(), true, true));
+  ARC_ASSIGN(const Mapping memory, Mapping::Map(memfd, sizeof(BoardHeader), true, false));
   auto* header = new (memory.data()) BoardHeader();  // a memfd is zero, which is how all begins
   header->version = kBoardVersion;
   header->geometry = geometry;
@@ -77,9 +90,9 @@ Result<Fd> Board::Create(const Geometry& geometry) {
   return memfd;
 }
 
-Result<std::shared_ptr<Mapping>> Board::Map(const Fd& memfd, const Geometry& geometry) {
+Result<std::shared_ptr<BoardMemory>> Board::Map(const Fd& memfd, const Geometry& geometry) {
   ARC_TRY(geometry.Check());
-  ARC_ASSIGN(Mapping memory, Mapping::Map(memfd, geometry.total_bytes(), true, true));
+  ARC_ASSIGN(Mapping memory, Mapping::Map(memfd, geometry.total_bytes(), true, false));
   const auto& header = *reinterpret_cast<const BoardHeader*>(memory.data());
   if (header.magic != kBoardMagic || header.version != kBoardVersion) {
     return InvalidArgument("not the shared memory of a group, or of another version of arcflow");
@@ -87,13 +100,15 @@ Result<std::shared_ptr<Mapping>> Board::Map(const Fd& memfd, const Geometry& geo
   if (std::memcmp(&header.geometry, &geometry, sizeof geometry) != 0) {
     return InvalidArgument("the group's shared memory has other sizes than announced");
   }
-  return std::make_shared<Mapping>(std::move(memory));
+  ARC_ASSIGN(Mapping read_only, Mapping::Map(memfd, geometry.total_bytes(), false, false));
+  Populate(memory.data(), geometry.result_offset());
+  return std::make_shared<BoardMemory>(std::move(memory), std::move(read_only));
 }
 
-Board::Board(std::shared_ptr<Mapping> memory, int rank)
+Board::Board(std::shared_ptr<BoardMemory> memory, int rank)
     : memory_(std::move(memory)), geometry_(header().geometry), rank_(rank) {
   ranks_ = static_cast<int>(geometry_.ranks);
-  data_ = memory_->data() + DataOffset();
+  data_ = memory_->all.data() + DataOffset();
   // With fewer cores than ranks, who spins keeps the one waited for from running.
   spin_ = UsableCores() >= ranks_ ? std::chrono::microseconds(50) : std::chrono::microseconds(2);
 }
@@ -141,40 +156,98 @@ Status Board::Arrive(std::uint64_t key, const Signature& what, const std::atomic
   return status;
 }
 
-/// Returns whether this rank was the last. The order has room: each rank has at most kMaxPending
-/// operations that it has entered and not finished, so the slowest is never further behind.
-bool Board::Enter(std::uint64_t key, const Signature& what, Status* status) {
+/// Under the lock.
+PendingEntry* Board::FindOrAdd(std::uint64_t key, const Signature& what, Status* status) {
   BoardHeader& board = header();
   const auto count = std::min<std::size_t>(board.pending_count, kMaxPending);
   PendingEntry* const end = board.pending + count;
   PendingEntry* entry =
       std::find_if(board.pending, end, [&](const PendingEntry& e) { return e.key == key; });
-  if (entry == end) {
-    if (count == kMaxPending) {
-      *status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
-                                  " collectives are under way in one group");
-      return false;
-    }
-    board.pending_count = static_cast<std::uint32_t>(count + 1);
-    *entry = PendingEntry{key, 0, what, what, static_cast<std::uint32_t>(rank_), kNobody};
-  } else if (entry->other_rank == kNobody && !(entry->first == what)) {
+  if (entry != end) return entry;
+  if (count == kMaxPending) {
+    *status = ResourceExhausted("more than " + std::to_string(kMaxPending) +
+                                " collectives are under way in one group");
+    return nullptr;
+  }
+  board.pending_count = static_cast<std::uint32_t>(count + 1);
+  *entry = PendingEntry{key, 0, what, what, static_cast<std::uint32_t>(rank_), kNobody};
+  return entry;
+}
+
+/// Returns whether this rank was the last. The order has room: each rank has at most kMaxPending
+/// operations that it has entered and not finished, so the slowest is never further behind.
+bool Board::Enter(std::uint64_t key, const Signature& what, Status* status) {
+  BoardHeader& board = header();
+  PendingEntry* const entry = FindOrAdd(key, what, status);
+  if (entry == nullptr) return false;
+  if (entry->other_rank == kNobody && !(entry->first == what)) {
     entry->other = what;
     entry->other_rank = static_cast<std::uint32_t>(rank_);
   }
-  entry->arrived |= std::uint64_t{1} << rank_;
+  entry->arrived |= Bit();
   if (std::popcount(entry->arrived) != ranks_) return false;
   Order(*entry);
-  *entry = *(end - 1);
+  const auto count = std::min<std::size_t>(board.pending_count, kMaxPending);
+  *entry = board.pending[count - 1];
   board.pending_count = static_cast<std::uint32_t>(count - 1);
   return true;
 }
 
-void Board::Order(const PendingEntry& entry) {
+void Board::Order(PendingEntry& entry) {
   BoardHeader& board = header();
+  if (entry.result < kMaxResults && entry.reserved != entry.arrived) {
+    // Somebody did without: so do all, and only who holds the place has to give it back.
+    board.results[entry.result].holders.fetch_and(entry.reserved);
+    entry.result = kNoRegion;
+  }
   const std::uint64_t ticket = board.ordered.load(std::memory_order_relaxed);  // under the lock
-  board.order[ticket % kOrderEntries] = {entry.key, entry.first, entry.other, entry.first_rank,
-                                         entry.other_rank};
+  board.order[ticket % kOrderEntries] = {entry.key,        entry.first,      entry.other,
+                                         entry.first_rank, entry.other_rank, entry.result};
   board.ordered.store(ticket + 1);
+}
+
+std::optional<SharedResult> Board::Reserve(std::uint64_t key, const Signature& what,
+                                           std::size_t bytes, const std::atomic<bool>& stopped) {
+  if (bytes == 0 || !Lock(stopped)) return std::nullopt;
+  Status full;
+  PendingEntry* const entry = FindOrAdd(key, what, &full);
+  const std::uint32_t result = entry == nullptr ? kNoRegion : TakeResult(entry, bytes);
+  Unlock();
+  return Hold(result, bytes);
+}
+
+/// Under the lock. The first rank to ask has a place chosen for all.
+std::uint32_t Board::TakeResult(PendingEntry* entry, std::size_t bytes) {
+  const std::uint64_t all = ~std::uint64_t{0} >> (64 - ranks_);
+  if (entry->result_bytes == 0) {
+    entry->result_bytes = bytes;
+    entry->result = ReserveRegion(header().results, geometry_.result_bytes, bytes, all);
+  }
+  // One that asks twice may have given its place back meanwhile.
+  const bool again = (entry->reserved & Bit()) != 0;
+  if (entry->result >= kMaxResults || entry->result_bytes != bytes || again) {
+    entry->reserved &= ~Bit();
+    return kNoRegion;
+  }
+  entry->reserved |= Bit();
+  return entry->result;
+}
+
+std::optional<SharedResult> Board::Hold(std::uint32_t result, std::size_t bytes) {
+  if (result >= kMaxResults) return std::nullopt;
+  ResultRegion* const region = &header().results[result];
+  const std::uint64_t offset = region->offset;
+  if (offset > geometry_.result_bytes || bytes > geometry_.result_bytes - offset) {
+    return std::nullopt;  // a peer spoiled it
+  }
+  const std::size_t at = geometry_.result_offset() + offset;
+  SharedResult shared;
+  shared.write = memory_->all.data() + at;
+  shared.read = std::shared_ptr<const std::byte>(
+      memory_->read_only.data() + at, [memory = memory_, region, bit = Bit()](const std::byte*) {
+        region->holders.fetch_and(~bit, std::memory_order_release);
+      });
+  return shared;
 }
 
 std::string Board::Missing(std::uint64_t key) {

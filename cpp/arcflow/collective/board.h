@@ -15,6 +15,7 @@
 #include "arcflow/base/mapping.h"
 #include "arcflow/base/status.h"
 #include "arcflow/collective/operation.h"
+#include "arcflow/collective/results.h"
 
 namespace arcflow::collective {
 
@@ -29,18 +30,22 @@ struct Geometry {
   std::uint32_t slots = 4;                // how many blocks a rank may be ahead
   std::uint32_t block_bytes = 128 << 10;  // one rank's share of a slot; a multiple of 64
   std::uint32_t small_bytes = 64 << 10;   // up to here an operation takes one round
+  std::uint64_t result_bytes = std::uint64_t{4} << 30;  // of shared results; pages come when used
 
   /// The geometry that suits `ranks` ranks: larger groups get smaller blocks.
   static Geometry For(int ranks);
   Status Check() const;
-  /// Bytes of one rank's slots and small buffers, and of the whole board.
+  /// Bytes of one rank's slots and small buffers, of all but the results, and of the whole board.
   std::size_t rank_bytes() const;
-  std::size_t total_bytes() const;
+  std::size_t result_offset() const;
+  std::size_t total_bytes() const { return result_offset() + result_bytes; }
 };
 
 // Layout: docs/formats/collective.md; any change bumps kBoardVersion.
 inline constexpr std::uint32_t kBoardMagic = 0x42435241;  // "ARCB"
-inline constexpr std::uint32_t kBoardVersion = 1;
+inline constexpr std::uint32_t kBoardVersion = 2;
+
+inline constexpr std::uint32_t kNobody = 0xffffffff;
 
 /// An operation that some ranks have come to and others not yet.
 struct PendingEntry {
@@ -49,7 +54,10 @@ struct PendingEntry {
   Signature first;        // of the first to come
   Signature other;        // of the first that differed
   std::uint32_t first_rank;
-  std::uint32_t other_rank;  // kNobody: all agree so far
+  std::uint32_t other_rank;          // kNobody: all agree so far
+  std::uint64_t reserved = 0;        // bit r: rank r holds the shared result
+  std::uint64_t result_bytes = 0;    // of it, as the first rank asked; 0: nobody has asked
+  std::uint32_t result = kNoRegion;  // its number; kNoRegion: there was no room
 };
 
 /// The next operation of all ranks.
@@ -59,8 +67,8 @@ struct OrderEntry {
   Signature other;
   std::uint32_t first_rank;
   std::uint32_t other_rank;
+  std::uint32_t result = kNoRegion;  // where the result lies, if all ranks share it
 };
-inline constexpr std::uint32_t kNobody = 0xffffffff;
 
 /// What one rank tells the others; each counter on a cache line of its own.
 struct RankState {
@@ -84,11 +92,18 @@ struct BoardHeader {
   std::uint32_t pending_count;                     // under `lock`
   PendingEntry pending[kMaxPending];
   OrderEntry order[kOrderEntries];
+  ResultRegion results[kMaxResults];  // taken under `lock`, given back without
   RankState rank[kMaxRanks];
 };
 static_assert(std::is_standard_layout_v<BoardHeader>);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
               std::atomic<std::uint32_t>::is_always_lock_free);
+
+/// A board as one process has it mapped.
+struct BoardMemory {
+  Mapping all;
+  Mapping read_only;  // the same once more: whoever is given a shared result reads it here
+};
 
 /// One rank's hold on a board.
 /// Threads: `Arrive`, `PublishFailure` and `Ring` from any; `Wait` and the slot counters by one
@@ -98,15 +113,19 @@ class Board {
  public:
   /// A fresh board in a sealed memfd.
   static Result<Fd> Create(const Geometry& geometry);
-  /// Maps `memfd` and faults its pages in; InvalidArgument when it is not a board of `geometry`.
-  static Result<std::shared_ptr<Mapping>> Map(const Fd& memfd, const Geometry& geometry);
+  /// Maps `memfd` and faults in all but its results; InvalidArgument when it is not a board of
+  /// `geometry`.
+  static Result<std::shared_ptr<BoardMemory>> Map(const Fd& memfd, const Geometry& geometry);
 
-  Board(std::shared_ptr<Mapping> memory, int rank);
+  Board(std::shared_ptr<BoardMemory> memory, int rank);
 
   int rank() const { return rank_; }
   int ranks() const { return ranks_; }
   const Geometry& geometry() const { return geometry_; }
 
+  /// `Engine::Reserve`. Threads: any.
+  std::optional<SharedResult> Reserve(std::uint64_t key, const Signature& what, std::size_t bytes,
+                                      const std::atomic<bool>& stopped);
   /// Enters this rank for an operation; the last rank to come puts it in the order.
   /// ResourceExhausted when too many are under way; whatever `stopped` says when the group fails.
   Status Arrive(std::uint64_t key, const Signature& what, const std::atomic<bool>& stopped);
@@ -141,17 +160,21 @@ class Board {
   std::uint64_t sleeps() const { return sleeps_.load(std::memory_order_relaxed); }
 
  private:
-  BoardHeader& header() const { return *reinterpret_cast<BoardHeader*>(memory_->data()); }
+  BoardHeader& header() const { return *reinterpret_cast<BoardHeader*>(memory_->all.data()); }
+  PendingEntry* FindOrAdd(std::uint64_t key, const Signature& what, Status* status);
+  std::uint32_t TakeResult(PendingEntry* entry, std::size_t bytes);
+  std::optional<SharedResult> Hold(std::uint32_t result, std::size_t bytes);
+  std::uint64_t Bit() const { return std::uint64_t{1} << rank_; }
   bool Lock(const std::atomic<bool>& stopped);
   bool TryLock();
   void Unlock();
   bool Enter(std::uint64_t key, const Signature& what, Status* status);
-  void Order(const PendingEntry& entry);
+  void Order(PendingEntry& entry);
   void RingRank(int rank);
   void Sleep(std::uint32_t bell, const Deadline& deadline);
   bool PeerFailed() const { return header().failure.load(std::memory_order_acquire) == 2; }
 
-  std::shared_ptr<Mapping> memory_;
+  std::shared_ptr<BoardMemory> memory_;
   Geometry geometry_;  // our copy: what lies in shared memory is never believed later
   int rank_ = 0;
   int ranks_ = 0;

@@ -9,6 +9,10 @@
 
 namespace arcflow::collective {
 
+std::optional<SharedResult> Engine::Reserve(std::uint64_t, const Signature&, std::size_t) {
+  return std::nullopt;
+}
+
 Status Engine::Run(Operation operation) {
   std::mutex mutex;
   std::condition_variable changed;

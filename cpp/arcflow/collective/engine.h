@@ -2,12 +2,15 @@
 // Engine: one rank's membership in a group, whatever carries its bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "arcflow/base/status.h"
 #include "arcflow/collective/operation.h"
+#include "arcflow/collective/results.h"
 
 namespace arcflow::collective {
 
@@ -59,6 +62,13 @@ class Engine {
   virtual int rank() const = 0;
   virtual int ranks() const = 0;
 
+  /// Memory for the result of the all-reduce `key` that this rank is about to submit: with it, and
+  /// `Operation::result_shared`, ranks of a host merge into one place and each reads it there,
+  /// instead of a copy for each. Every rank asks for it, with the same key, signature and bytes, or
+  /// none does. Nothing where there is no such memory: groups of several hosts, no room left, a
+  /// group that has failed. Never waits.
+  virtual std::optional<SharedResult> Reserve(std::uint64_t key, const Signature& what,
+                                              std::size_t bytes);
   /// Starts an operation; `done` tells its end, always, and may be called before this returns.
   /// Errors (to `done`): InvalidArgument, checked before anything is announced, and when ranks
   /// disagree; ResourceExhausted above kMaxPending operations; DeadlineExceeded; Unavailable when a

@@ -10,10 +10,17 @@
 
 namespace arcflow::collective {
 
-Group::Group(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment))
+Group::Group(std::shared_ptr<BoardMemory> memory, int rank, void (*probe)(Moment))
     : board_(std::move(memory), rank), probe_(probe) {}
 
 Group::~Group() { Fail(Unavailable("rank " + std::to_string(rank()) + " has left the group")); }
+
+std::optional<SharedResult> Group::Reserve(std::uint64_t key, const Signature& what,
+                                           std::size_t bytes) {
+  // What takes one round has nothing to gain.
+  if (what.count * SizeOf(what.element) <= board_.geometry().small_bytes) return std::nullopt;
+  return board_.Reserve(key, what, bytes, stopped_);
+}
 
 void Group::Submit(Operation operation) {
   Status status = CheckOperation(operation, ranks());
@@ -81,7 +88,12 @@ Status Group::Next(Operation* operation, bool* agreed) {
     *operation = pending_.TakeFirst();
     return failed;
   }
-  return pending_.TakeOrdered(board_.Entry(ticket_++), operation, agreed);
+  const OrderEntry entry = board_.Entry(ticket_++);
+  const Status taken = pending_.TakeOrdered(entry, operation, agreed);
+  if (taken.ok() && operation->result_shared != (entry.result != kNoRegion)) {
+    return Internal("ranks disagree about where the result of a collective lies");
+  }
+  return taken;
 }
 
 Status Group::AwaitOrder(const Deadline& deadline, std::uint64_t key) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,12 +25,14 @@ namespace arcflow::collective {
 class Group final : public Engine {
  public:
   /// Rank `rank` on a board that all ranks map. `probe` is for tests.
-  Group(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment) = nullptr);
+  Group(std::shared_ptr<BoardMemory> memory, int rank, void (*probe)(Moment) = nullptr);
   ~Group() override;
 
   int rank() const override { return board_.rank(); }
   int ranks() const override { return board_.ranks(); }
 
+  std::optional<SharedResult> Reserve(std::uint64_t key, const Signature& what,
+                                      std::size_t bytes) override;
   void Submit(Operation operation) override;
   void Fail(const Status& failure) override;
   Status failure() const override;

@@ -35,15 +35,18 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kProtocol = 1;
+constexpr int kProtocol = 2;
 constexpr int kMaxGuests = 256;       // connections that are not members yet
 constexpr double kProofSeconds = 10;  // a stranger holds a thread no longer
 constexpr double kGuestSeconds = 600;
 constexpr std::chrono::milliseconds kHubLook{50};
 
 Json ToJson(const Geometry& g) {
-  return {
-      {"ranks", g.ranks}, {"slots", g.slots}, {"block", g.block_bytes}, {"small", g.small_bytes}};
+  return {{"ranks", g.ranks},
+          {"slots", g.slots},
+          {"block", g.block_bytes},
+          {"small", g.small_bytes},
+          {"results", g.result_bytes}};
 }
 
 Geometry GeometryFrom(const Json& body) {
@@ -52,6 +55,7 @@ Geometry GeometryFrom(const Json& body) {
   g.slots = body.value("slots", 0u);
   g.block_bytes = body.value("block", 0u);
   g.small_bytes = body.value("small", 0u);
+  g.result_bytes = body.value("results", std::uint64_t{0});
   return g;
 }
 

@@ -41,6 +41,9 @@ Status CheckOperation(const Operation& operation, int ranks) {
     return InvalidArgument("broadcast from rank " + std::to_string(what.root) + " of " +
                            std::to_string(ranks));
   }
+  if (operation.result_shared && what.kind != Kind::kAllReduce) {
+    return InvalidArgument("only all-reduce has a result that is shared");
+  }
   if (operation.pieces.empty()) return Status::Ok();
   if (what.kind != Kind::kAllReduce && what.kind != Kind::kBroadcast) {
     return InvalidArgument("only all-reduce and broadcast take pieces");

@@ -60,6 +60,8 @@ struct Operation {
   /// All-reduce and broadcast only: used instead of in and out when not empty. Their sizes add up
   /// to count elements, and are the same on all ranks. Must live until `done`.
   std::span<const Piece> pieces;
+  /// Whether `out`, or that of the pieces, lies in what `Engine::Reserve` gave for this key.
+  bool result_shared = false;
   /// When it passes before the operation is done, the whole group fails.
   Deadline deadline = Deadline::Infinite();
   /// Called exactly once, by a thread that may be in another rank's turn: it must not wait for

@@ -13,7 +13,7 @@
 
 namespace arcflow::collective {
 
-Result<std::shared_ptr<Group>> WatchedGroup::Make(std::shared_ptr<Mapping> memory, int rank,
+Result<std::shared_ptr<Group>> WatchedGroup::Make(std::shared_ptr<BoardMemory> memory, int rank,
                                                   void (*probe)(Moment), std::vector<Peer> peers) {
   Fd stop(::eventfd(0, EFD_CLOEXEC));
   if (!stop.valid()) return Status::FromErrno(errno, "eventfd");
@@ -23,7 +23,7 @@ Result<std::shared_ptr<Group>> WatchedGroup::Make(std::shared_ptr<Mapping> memor
   return std::shared_ptr<Group>(std::move(watched), group);
 }
 
-WatchedGroup::WatchedGroup(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment),
+WatchedGroup::WatchedGroup(std::shared_ptr<BoardMemory> memory, int rank, void (*probe)(Moment),
                            std::vector<Peer> peers, Fd stop)
     : group_(std::move(memory), rank, probe), peers_(std::move(peers)), stop_(std::move(stop)) {
   for (const Peer& peer : peers_) {

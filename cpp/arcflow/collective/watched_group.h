@@ -28,9 +28,9 @@ struct Peer {
 /// Threads: one of its own, ended by the destructor.
 class WatchedGroup {
  public:
-  static Result<std::shared_ptr<Group>> Make(std::shared_ptr<Mapping> memory, int rank,
+  static Result<std::shared_ptr<Group>> Make(std::shared_ptr<BoardMemory> memory, int rank,
                                              void (*probe)(Moment), std::vector<Peer> peers);
-  WatchedGroup(std::shared_ptr<Mapping> memory, int rank, void (*probe)(Moment),
+  WatchedGroup(std::shared_ptr<BoardMemory> memory, int rank, void (*probe)(Moment),
                std::vector<Peer> peers, Fd stop);
   ~WatchedGroup();
   WatchedGroup(const WatchedGroup&) = delete;

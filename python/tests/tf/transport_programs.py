@@ -177,6 +177,45 @@ def mwms_steps(mode: str, count: int, steps: int) -> dict[str, Any]:
     return {"wrong": wrong, "reports": reports}
 
 
+def results_kept(mode: str, count: int = 600_000, steps: int = 6) -> dict[str, Any]:
+    """What a program does with sums that it keeps, writes on in place and gives to a variable; how many are wrong."""
+    import tensorflow as tf
+
+    strategy, rank, size = start(mode)
+    variable = tf.Variable(tf.zeros([count]))
+
+    @tf.function
+    def step(x: Any) -> Any:
+        def replica(y: Any) -> Any:
+            total = tf.distribute.get_replica_context().all_reduce("SUM", y * 2)
+            variable.assign(total)  # which may take the tensor's memory for its own
+            variable.assign_add(tf.ones([count]) * float(rank))
+            variable.assign(total)
+            variable.scatter_update(tf.IndexedSlices(tf.constant([float(rank)]), tf.constant([3])))
+            variable.assign(total)
+            variable[:2].assign([float(rank), 1.0])
+            own = tf.nn.relu(total * float(rank + 1))
+            return total, own, variable.read_value()
+
+        return strategy.run(replica, args=(x,))
+
+    wrong = []
+    kept = []
+    for i in range(steps):
+        base = np.arange(count, dtype=np.float32) % 1009
+        total, own, changed = step(tf.constant(base + rank + i))
+        want = (base * size + sum(range(size)) + i * size) * 2
+        kept.append((total, want))
+        if not np.array_equal(own, want * (rank + 1)):
+            wrong.append(f"own {i}")
+        if not np.array_equal(changed[:2], [rank, 1]) or not np.array_equal(changed[2:], want[2:]):
+            wrong.append(f"variable {i}")
+        if i == steps - 2:
+            del kept[:2]  # their places may be used again; the others' not
+    wrong += [f"kept {i}" for i, (a, b) in enumerate(kept) if not np.array_equal(a, b)]
+    return {"wrong": wrong}
+
+
 def soak(mode: str) -> dict[str, Any]:
     """Many small steps under the strategy: bytes that the process has gained by the second part."""
     import gc
@@ -407,6 +446,7 @@ def everything(mode: str, listed: bool = False) -> dict[str, Any]:
     found["shuffled"] = all_reduces(mode, shuffled=True)
     found["scatter"] = reduce_scatter(mode)
     found["steps"] = mwms_steps(mode, count=2_000_003, steps=12)
+    found["kept"] = results_kept(mode)
     found["report"] = _transport.report()
     found["disagree"] = disagree(listed)  # TensorFlow is of no more use after an error
     return found

@@ -11,6 +11,7 @@
 #include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/groups.h"
+#include "plugins/tensorflow/transport/shared_tensor.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
 #include "tensorflow/core/common_runtime/base_collective_executor.h"
@@ -39,6 +40,12 @@ using tensorflow::Tensor;
 
 constexpr char kName[] = "ArcflowCollective";
 constexpr std::size_t kRecycleBytes = 1 << 20;  // outputs from here on
+// Results of all-reduce from here on lie in one place for all ranks of a host.
+constexpr std::size_t kShareBytes = 1 << 20;
+// Of lists, which are sums of gradients, only those without a tensor above this: what updates a
+// variable would write a shared one into fresh memory, which above malloc's largest threshold
+// (DEFAULT_MMAP_THRESHOLD_MAX) has its pages made anew at each step.
+constexpr std::size_t kMostSharedInList = 32 << 20;
 
 // ---- which operations we cover, and what they are to the engine ----
 
@@ -225,8 +232,14 @@ void Recycle(const Tensor* input, Tensor* output) {
   if (input != nullptr && input->data() == output->data()) return;
   const auto buffer = RecycledMemory::Global().Take(bytes);
   if (buffer.data == nullptr) return;
-  CountOutput(buffer.recycled);
+  CountOutput(buffer.recycled ? OutputMemory::kRecycled : OutputMemory::kNew);
   *output = RecycledTensor(buffer, bytes, output->dtype(), output->shape());
+}
+
+/// Bytes of a tensor in a shared result, in which each begins where TensorFlow wants one to.
+constexpr std::size_t Aligned(std::size_t bytes) {
+  constexpr std::size_t kTensor = tensorflow::Allocator::kAllocatorAlignment;
+  return (bytes + kTensor - 1) / kTensor * kTensor;
 }
 
 std::uint64_t Hash(std::uint64_t hash, std::uint64_t value) {
@@ -272,16 +285,17 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
       std::vector<collective::Piece> pieces;
     };
     const auto held = std::make_shared<Held>();
+    const auto shared = Reserve(*member, operation);
+    operation.result_shared = shared.has_value();
     if (IsList()) {
-      held->pieces = Pieces(&held->tensors);
+      held->pieces = Pieces(shared, &held->tensors);
       operation.pieces = held->pieces;
     } else {
-      Recycle(context_->input, context_->output);
+      operation.in = InputBytes(context_->input);
+      operation.out = Place(shared, 0, context_->input, context_->output);
       if (context_->input != nullptr) held->tensors.push_back(*context_->input);
       held->tensors.push_back(*context_->output);
     }
-    operation.in = InputBytes(context_->input);
-    operation.out = static_cast<std::byte*>(context_->output->data());
     const auto keep = context_;
     operation.done = [done, keep, member, held](const Status& status) {
       held->tensors.clear();
@@ -297,18 +311,50 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
   }
   bool IsList() const { return context_->op_ctx->op_kernel().type_string() == kReduceListOp; }
 
+  /// A place for the result that all ranks of this host read, where there is one. Depends only on
+  /// what is equal on all ranks.
+  std::optional<collective::SharedResult> Reserve(const Member& member,
+                                                  const collective::Operation& operation) {
+    if (operation.what.kind != Kind::kAllReduce) return std::nullopt;
+    auto* const kernel = context_->op_ctx;
+    std::size_t bytes = 0;
+    for (int i = 0; i < kernel->num_outputs(); ++i) {
+      const std::size_t each = kernel->mutable_output(i)->TotalBytes();
+      if (IsList() && each > kMostSharedInList) return std::nullopt;
+      bytes += Aligned(each);
+    }
+    if (bytes < kShareBytes) return std::nullopt;
+    return member.engine->Reserve(operation.key, operation.what, bytes);
+  }
+
+  /// Gives `output` its memory: `at` bytes into what is shared, or recycled. Returns where to
+  /// write.
+  static std::byte* Place(const std::optional<collective::SharedResult>& shared, std::size_t at,
+                          const Tensor* input, Tensor* output) {
+    if (!shared) {
+      Recycle(input, output);
+      return static_cast<std::byte*>(output->data());
+    }
+    *output = SharedTensor(std::shared_ptr<const std::byte>(shared->read, shared->read.get() + at),
+                           output->dtype(), output->shape());
+    CountOutput(OutputMemory::kShared);
+    return shared->write + at;
+  }
+
   /// Of the tensors of a list, which are added to `tensors`. Empty ones have no piece.
-  std::vector<collective::Piece> Pieces(std::vector<Tensor>* tensors) {
+  std::vector<collective::Piece> Pieces(const std::optional<collective::SharedResult>& shared,
+                                        std::vector<Tensor>* tensors) {
     std::vector<collective::Piece> pieces;
+    std::size_t at = 0;
     auto* const kernel = context_->op_ctx;
     for (int i = 0; i < kernel->num_outputs(); ++i) {
       const Tensor& input = kernel->input(i);
       Tensor* const output = kernel->mutable_output(i);
       if (input.TotalBytes() == 0) continue;
-      Recycle(&input, output);
+      std::byte* const out = Place(shared, at, &input, output);
+      at += Aligned(input.TotalBytes());
       tensors->insert(tensors->end(), {input, *output});
-      pieces.push_back(
-          {InputBytes(&input), static_cast<std::byte*>(output->data()), input.TotalBytes()});
+      pieces.push_back({InputBytes(&input), out, input.TotalBytes()});
     }
     return pieces;
   }

@@ -101,7 +101,7 @@ Tensor TensorFor(tensorflow::TensorResponse* response) {
   if (tensor.TotalBytes() < kRecycledBytes) return tensor;
   const auto buffer = RecycledMemory::Global().Take(tensor.TotalBytes());
   if (buffer.data == nullptr) return tensor;
-  CountOutput(buffer.recycled);
+  CountOutput(buffer.recycled ? OutputMemory::kRecycled : OutputMemory::kNew);
   tensor = RecycledTensor(buffer, tensor.TotalBytes(), tensor.dtype(), tensor.shape());
   return tensor;
 }

@@ -38,8 +38,7 @@ std::map<std::string, Moved> g_tasks;
 std::map<std::string, std::uint64_t> g_fallbacks;
 std::vector<Watched> g_groups;
 std::vector<std::weak_ptr<transport::Depot>> g_depots;
-std::atomic<std::uint64_t> g_recycled{0};
-std::atomic<std::uint64_t> g_new{0};
+std::array<std::atomic<std::uint64_t>, 3> g_outputs{};  // by OutputMemory
 
 void Add(Json* totals, const Json& row) {
   for (const auto& [name, value] : row.items()) {
@@ -95,6 +94,10 @@ Json Peers(const Watched& each) {
   return peers;
 }
 
+std::uint64_t CountOf(OutputMemory memory) {
+  return g_outputs[static_cast<std::size_t>(memory)].load(std::memory_order_relaxed);
+}
+
 }  // namespace
 
 void CountFallback(const std::string& reason) {
@@ -126,8 +129,8 @@ void CountTensor(const std::string& task, const std::string& backend, Way way, s
   moved.bytes[i] += bytes;
 }
 
-void CountOutput(bool recycled) {
-  (recycled ? g_recycled : g_new).fetch_add(1, std::memory_order_relaxed);
+void CountOutput(OutputMemory memory) {
+  g_outputs[static_cast<std::size_t>(memory)].fetch_add(1, std::memory_order_relaxed);
 }
 
 std::string StatsJson() {
@@ -144,7 +147,9 @@ std::string StatsJson() {
     row["peers"] = Peers(each);
     groups.push_back(std::move(row));
   }
-  const Json outputs = {{"recycled", g_recycled.load()}, {"new", g_new.load()}};
+  const Json outputs = {{"recycled", CountOf(OutputMemory::kRecycled)},
+                        {"new", CountOf(OutputMemory::kNew)},
+                        {"shared", CountOf(OutputMemory::kShared)}};
   const Json all = {{"groups", groups},
                     {"collectives", totals},
                     {"fallbacks", Json(g_fallbacks)},

@@ -24,8 +24,10 @@ void WatchGroup(const std::string& name, std::vector<std::string> tasks,
 /// Has the counters of a depot in the stats while it lives.
 void WatchDepot(const std::shared_ptr<transport::Depot>& depot);
 
-/// One output that came from recycled memory (or not: it was new).
-void CountOutput(bool recycled);
+/// Where an output of ours lies: what an earlier one left, new memory, or memory that all ranks of
+/// the host read.
+enum class OutputMemory { kRecycled, kNew, kShared };
+void CountOutput(OutputMemory memory);
 
 /// A tensor of another task that was fetched, or one of ours that was offered to that task.
 enum class Way { kFetched, kOffered };
@@ -33,7 +35,7 @@ enum class Way { kFetched, kOffered };
 void CountTensor(const std::string& task, const std::string& backend, Way way, std::size_t bytes);
 
 /// {"groups": [{name, rank, ranks, operations, …, peers}], "collectives": totals,
-///  "fallbacks": {reason: count}, "outputs": {recycled, new},
+///  "fallbacks": {reason: count}, "outputs": {recycled, new, shared},
 ///  "tensors": {offered, bytes_offered, fetched, bytes_fetched, held, expired,
 ///              tasks: {task: {backend, fetched, bytes_fetched, offered, bytes_offered}}}}
 std::string StatsJson();
