@@ -10,6 +10,8 @@ from typing import Any
 PACK = 25 << 20  # bytes of gradients that are exchanged at once
 FLOAT = 4
 WARM_UP = 2
+VARIES = 0.2  # how much a part of a worker's compute differs from step to step, where nobody waits
+LAYERS = 4  # of a pack, on parameter servers: a variable each
 
 
 def packs(model: dict[str, Any]) -> list[tuple[int, float]]:
@@ -28,6 +30,11 @@ def packs(model: dict[str, Any]) -> list[tuple[int, float]]:
             count = -(-numbers * FLOAT // model["pack"])
             found += [(numbers // count, share / count)] * count
     return found
+
+
+def large(model: dict[str, Any]) -> dict[str, Any]:
+    """The same with packs of the common size at least."""
+    return {**model, "pack": max(PACK, model["pack"])}
 
 
 def rest(token: Any, seconds: float) -> Any:
@@ -51,9 +58,14 @@ def rest_anywhere(token: Any, seconds: float) -> Any:
     import tensorflow as tf
     from tensorflow.python.data.experimental.ops import testing
 
-    slow = tf.data.Dataset.from_tensors(token).repeat().apply(testing.sleep(round(seconds * 1e6)))
+    long = tf.random.uniform([], (1 - VARIES) * seconds, (1 + VARIES) * seconds)
+    slow = tf.data.Dataset.from_tensors(token).repeat()
+    slow = slow.apply(testing.sleep(tf.cast(long * 1e6, tf.int64)))
+    plain = tf.data.Options()  # improving the pipeline would take longer than a sleep
+    plain.autotune.enabled = False
+    plain.experimental_optimization.apply_default_optimizations = False
     # It would sleep once more to learn that there is nothing else.
-    return slow.take(1).reduce(tf.constant(0.0), lambda before, value: before + value)
+    return slow.take(1).with_options(plain).reduce(tf.constant(0.0), lambda before, value: before + value)
 
 
 def set_threads() -> None:
@@ -96,7 +108,7 @@ def make_step(ctx: Any, strategy: Any, model: dict[str, Any], overlapped: bool) 
     """Return a step: a third of the time forward, then backward, gradients exchanged as they appear, or at the end."""
     import tensorflow as tf
 
-    parts = packs(model)
+    parts = packs(model if overlapped else large(model))
     gradients = {numbers: tf.ones([numbers]) for numbers, _ in parts}
     compute_s = model["compute_s"]
 
@@ -129,9 +141,12 @@ def asynchronous(ctx: Any) -> dict[str, list[float]]:
     workers = ctx.size - 1
     found: dict[str, list[float]] = {}
     for name, model in ctx.args["models"].items():
-        parts = packs(model)
+        parts = packs(large(model))  # a sleep each, which costs processor time
         with strategy.scope():
-            variables = [tf.Variable(tf.zeros([numbers])) for numbers, _ in parts]
+            variables = [
+                [tf.Variable(tf.zeros([numbers // LAYERS])) for _ in range(LAYERS)]
+                for numbers, _ in parts
+            ]
         shares = [share for _, share in parts]
         step = make_async_step(strategy, variables, shares, model["compute_s"])
         for _ in range(WARM_UP * workers):
@@ -146,8 +161,9 @@ def asynchronous(ctx: Any) -> dict[str, list[float]]:
                 coordinator.join()
             found[name].append((time.perf_counter() - begun) / ctx.args["steps"])
         made = (WARM_UP + ctx.args["rounds"] * ctx.args["steps"]) * workers
-        if variables[0][-1].numpy() != made:
-            raise AssertionError(f"{variables[0][-1].numpy()} of {made} updates have arrived")
+        arrived = variables[0][0][-1].numpy()
+        if arrived != made:
+            raise AssertionError(f"{arrived} of {made} updates have arrived")
         del variables, step
     return found
 
@@ -158,7 +174,7 @@ def make_async_step(
     """Return a step of one worker.
 
     As in a graph of layers: all variables are asked for at once, a third of the time goes forward from the
-    last of `variables`, each waited for in its turn, and backward, each is added to as its gradient appears.
+    last pack of `variables`, each waited for in its turn, and backward, each is added to as its gradients appear.
     """
     import tensorflow as tf
 
@@ -166,14 +182,16 @@ def make_async_step(
     def step() -> None:
         def replica() -> None:
             token = tf.constant(0.0)
-            for variable, share in reversed(list(zip(variables, shares, strict=True))):
-                fetched = tf.identity(variable)
-                token = rest_anywhere(token + 0 * fetched[0], compute_s / 3 * share)
-            for variable, share in zip(variables, shares, strict=True):
+            for pack, share in reversed(list(zip(variables, shares, strict=True))):
+                first = tf.add_n([tf.identity(one)[0] for one in pack])
+                token = rest_anywhere(token + 0 * first, compute_s / 3 * share)
+            for pack, share in zip(variables, shares, strict=True):
                 token = rest_anywhere(token, compute_s * 2 / 3 * share)
-                with tf.control_dependencies([token]):
-                    gradient = tf.ones([variable.shape[0]]) + token
-                variable.assign_add(gradient)
+                for one in pack:
+                    with tf.control_dependencies([token]):
+                        # Written once, as by a copy from an accelerator.
+                        gradient = tf.fill([one.shape[0]], 1.0 + token)
+                    one.assign_add(gradient)
 
         strategy.run(replica)
 

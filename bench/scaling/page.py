@@ -22,8 +22,12 @@ page by `bench/scaling/page.py`): speed-up in workers over one worker. A worker 
 sleeps for as long as an accelerator's step and exchanges real gradients, all on **one host**; the CNN
 computes. Nothing here was measured on several hosts or on accelerators."""
 _WAYS = """\
-"as they appear": gradients in packs of 25 MB, each exchanged while the backward pass goes on
-(`CommunicationOptions(bytes_per_pack=…)`); "after the pass": all at its end, TensorFlow's default."""
+"as they appear": gradients in packs of 6 MB (Inception) or 25 MB (VGG), each exchanged while the backward
+pass goes on (`CommunicationOptions(bytes_per_pack=…)`; what is exchanged after the last gradient is not
+overlapped, so smaller packs pay where they are many); "after the pass": all at its end, TensorFlow's
+default. "asynchronous": parts of a worker's compute differ by up to 20 % from step to step; a variable for
+each quarter of 25 MB, all asked for when a step begins, each added to when its gradient appears; rounds end
+when all steps have ended, which costs the last ones' length."""
 _WORKERS = re.compile(r", (\d+) workers")
 
 

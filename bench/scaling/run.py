@@ -46,7 +46,7 @@ MODELS = {
         "parameters": 24_000_000,
         "early": 0.0,
         "compute_s": 0.5,
-        "pack": node_programs.PACK,
+        "pack": 6 << 20,  # what is exchanged after the last gradient is there is not overlapped
     },
     "VGG-like, 144 M": {
         "parameters": 144_000_000,
