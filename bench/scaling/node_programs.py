@@ -65,7 +65,11 @@ def rest_anywhere(token: Any, seconds: float) -> Any:
     plain.autotune.enabled = False
     plain.experimental_optimization.apply_default_optimizations = False
     # It would sleep once more to learn that there is nothing else.
-    return slow.take(1).with_options(plain).reduce(tf.constant(0.0), lambda before, value: before + value)
+    return (
+        slow.take(1)
+        .with_options(plain)
+        .reduce(tf.constant(0.0), lambda before, value: before + value)
+    )
 
 
 def set_threads() -> None:

@@ -11,8 +11,8 @@
 namespace arcflow::transport::shm {
 namespace {
 
-constexpr std::size_t kSliceBytes = std::size_t{1} << 20;  // the longest a gate is held
-constexpr int kSlicesPerTurn = 4;                          // then frames have their turn
+constexpr std::size_t kSliceBytes = std::size_t{4} << 20;  // the longest a gate is held
+constexpr int kSlicesPerTurn = 2;                          // then frames have their turn
 constexpr std::size_t kMaxPulls = 1U << 16U;
 
 }  // namespace
