@@ -33,7 +33,7 @@ def packs(model: dict[str, Any]) -> list[tuple[int, float]]:
 
 
 def large(model: dict[str, Any]) -> dict[str, Any]:
-    """The same with packs of the common size at least."""
+    """Return the same model with packs of the common size at least."""
     return {**model, "pack": max(PACK, model["pack"])}
 
 

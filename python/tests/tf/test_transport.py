@@ -152,14 +152,6 @@ def test_steps_leave_nothing_behind() -> None:
         assert one["gained"] < 8e6
 
 
-def test_devices_of_one_task_and_of_others_reduce_together() -> None:
-    for one in ranks("several_devices", 2):
-        assert one["wrong"] == []
-        assert one["report"]["fallbacks"] == {}
-        assert one["report"]["collectives"]["operations"] == 2 * 3  # of each device
-        assert one["report"]["outputs"]["shared"] == 2
-
-
 def test_update_server_def_keeps_our_collectives(tmp_path: Path) -> None:
     for one in ranks("update_server_def", 2, folder=str(tmp_path)):
         assert (one["first"], one["second"]) == (3.0, 5.0)

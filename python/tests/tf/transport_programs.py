@@ -335,33 +335,6 @@ def killed(victim: int, count: int, mode: str) -> dict[str, Any]:
     return {"seen": seen}
 
 
-def several_devices() -> dict[str, Any]:
-    """Two devices in each task reduce with one another and with those of the other task."""
-    import tensorflow as tf
-    from tensorflow.python.ops import collective_ops as ops
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    _, rank, size = start()
-    ranks = 2 * size
-
-    @tf.function
-    def step(inputs: Any, key: Any) -> Any:
-        sums = []
-        for device, one in enumerate(inputs):
-            with tf.device(f"CPU:{device}"):
-                sums.append(ops.all_reduce_v2(one, ranks, GROUP, key))
-        return sums
-
-    wrong = []
-    for key, count in ((931, 10), (932, 100_003), (933, 600_000)):
-        inputs = [values(key, 2 * rank + device, "int32", count) for device in range(2)]
-        want = sum(values(key, r, "int32", count) for r in range(ranks))
-        sums = step([tf.constant(one.astype(np.int32)) for one in inputs], tf.constant(key))
-        wrong += [(count, i) for i, one in enumerate(sums) if not np.array_equal(one, want)]
-    return {"wrong": wrong, "report": _transport.report()}
-
-
 def update_server_def(folder: str) -> dict[str, Any]:
     """The server gets a new cluster definition, and goes on with our collectives."""
     import tensorflow as tf
