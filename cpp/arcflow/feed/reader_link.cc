@@ -239,7 +239,9 @@ Result<ReaderLink::SegmentAnswer> ReaderLink::ReadSegment(
   }
   if (const auto drop = packet.find("drop"); drop != packet.end() && drop->is_array()) {
     for (const json& id : *drop) {
-      if (id.is_number_unsigned()) mappings->Drop(id.get<std::uint64_t>());
+      if (!id.is_number_unsigned()) continue;
+      mappings->Drop(id.get<std::uint64_t>());
+      IdleMappings::Instance().Drop(id.get<std::uint64_t>());
     }
   }
   const bool again = answer.segment == last_segment_;

@@ -75,6 +75,11 @@ BufferMappings IdleMappings::Take(int broker_fd, const std::string& feed) {
   return it == idle_.end() ? BufferMappings() : std::exchange(it->second, BufferMappings());
 }
 
+void IdleMappings::Drop(std::uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [feed, mappings] : idle_) mappings.Drop(id);
+}
+
 void IdleMappings::Give(int broker_fd, const std::string& feed, BufferMappings mappings,
                         bool complete) {
   if (complete) mappings.DropUnused();

@@ -56,6 +56,8 @@ class IdleMappings {
   BufferMappings Take(int broker_fd, const std::string& feed);
   /// `complete`: the giver has used every buffer that there still is.
   void Give(int broker_fd, const std::string& feed, BufferMappings mappings, bool complete);
+  /// The agent gave that memory up, of whichever feed it was.
+  void Drop(std::uint64_t id);
 
  private:
   bool Knows(int broker_fd);

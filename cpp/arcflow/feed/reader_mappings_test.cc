@@ -85,6 +85,19 @@ TEST(IdleMappingsTest, AnIncompletePassAddsAndACompleteOneReplaces) {
   }
 }
 
+TEST(IdleMappingsTest, WhatTheAgentGaveUpGoesWhicheverFeedHadIt) {
+  auto broker = net::PacketPair();
+  IdleMappings sut;
+  for (const std::uint64_t id : {1, 2}) {
+    BufferMappings mappings;
+    ASSERT_TRUE(mappings.Get(id, 4096, Memory(4096)).ok());
+    sut.Give(broker->first.get(), id == 1 ? "train" : "validation", std::move(mappings), true);
+  }
+  sut.Drop(1);
+  EXPECT_EQ(sut.Take(broker->first.get(), "train").size(), 0u);
+  EXPECT_EQ(sut.Take(broker->first.get(), "validation").size(), 1u);
+}
+
 TEST(IdleMappingsTest, AnotherBrokerForgetsEverything) {
   auto broker = net::PacketPair();
   IdleMappings sut;

@@ -203,6 +203,13 @@ void ReaderSession::Forget(std::uint64_t buffer) {
   if (known_.erase(buffer) > 0) forgotten_.push_back(buffer);
 }
 
+void ReaderSession::ForgetOfOthers(std::uint64_t buffer) {
+  known_.erase(buffer);
+  if (std::find(forgotten_.begin(), forgotten_.end(), buffer) == forgotten_.end()) {
+    forgotten_.push_back(buffer);
+  }
+}
+
 std::uint64_t ReaderSession::passed_row() const {
   // Who asks for the row that there never is waits for the end of the feed and has read nothing.
   const bool follows = waits_for_rows_ && !gets_.empty() && gets_.front() < FeedLog::kMaxRows;

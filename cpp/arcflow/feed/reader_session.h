@@ -102,6 +102,11 @@ class ReaderSession {
   /// The buffer's memory is destroyed: the reader hears of it with its next segment, if it ever got
   /// that buffer.
   void Forget(std::uint64_t buffer);
+  /// Likewise of memory that an earlier session had, whose mappings the process may have kept.
+  void ForgetOfOthers(std::uint64_t buffer);
+  /// Buffers that the process may have mapped, and those destroyed of which it has not heard.
+  const std::set<std::uint64_t>& known() const { return known_; }
+  const std::vector<std::uint64_t>& untold() const { return forgotten_; }
   /// The reader has finished with every row below this one. Its newest answered `get` may be a
   /// look-ahead, so the one before counts; but a reader that waits for rows at the end may need to
   /// be followed at once, or writer and reader could wait for one another.
@@ -133,7 +138,7 @@ class ReaderSession {
   std::deque<std::uint64_t> gets_;
   std::deque<PlanRequest> plans_;
   std::set<std::uint64_t> known_;         // buffers whose descriptor the reader got
-  std::vector<std::uint64_t> forgotten_;  // of those, destroyed and not told yet
+  std::vector<std::uint64_t> forgotten_;  // destroyed and not told yet
   bool waits_for_rows_ = false;           // the first parked get
   std::uint64_t last_row_ = 0;            // of the newest answered get
   std::uint64_t row_before_ = 0;          // of the one before that

@@ -116,6 +116,7 @@ Result<int> FeedService::Impl::AddReader(const std::string& name, Fd socket) {
     return feed.status();
   }
   ARC_TRY(SendSchema(*reader, **feed));
+  for (const std::uint64_t gone : std::exchange(kept_gone, {})) reader->ForgetOfOthers(gone);
   const int descriptor = reader->descriptor();
   sessions[id] = Session{std::move(reader), *feed};
   by_descriptor[descriptor] = id;
@@ -153,6 +154,7 @@ bool FeedService::Impl::OnReaderReadable(int descriptor) {
   if (session->second.reader->alive()) return true;
   LetGo(session->second);
   Feed& feed = *session->second.feed;
+  RememberMapped(*session->second.reader);
   by_descriptor.erase(found);
   sessions.erase(session);
   if (feed.source != nullptr) {
@@ -269,9 +271,27 @@ void FeedService::Impl::Pump() {
   PumpAcquires();
   // A reader parked on an open segment may get a copy now that a writer waits.
   if (acquires.size() > 0 && waiting > 0) PumpSessions();
+  TellOfGone();
+}
+
+/// Readers hear which memory is destroyed; of what ended sessions knew, all, whatever their feed.
+void FeedService::Impl::TellOfGone() {
   for (const std::uint64_t id : memory.TakeGone()) {
-    for (auto& [reader, session] : sessions) session.reader->Forget(id);
+    const bool kept = kept_mapped.erase(id) > 0;
+    for (auto& [reader, session] : sessions) {
+      if (kept) {
+        session.reader->ForgetOfOthers(id);
+      } else {
+        session.reader->Forget(id);
+      }
+    }
+    if (kept && sessions.empty()) kept_gone.push_back(id);
   }
+}
+
+void FeedService::Impl::RememberMapped(const ReaderSession& reader) {
+  kept_mapped.insert(reader.known().begin(), reader.known().end());
+  kept_gone.insert(kept_gone.end(), reader.untold().begin(), reader.untold().end());
 }
 
 void FeedService::Impl::Flush() {

@@ -90,6 +90,8 @@ class FeedService::Impl final : public ReaderHost {
   Result<GetAnswer> Lend(Feed& feed, ReaderId reader, const Segment& segment);
   Status Dropped(const Feed& feed, std::uint64_t row) const;
   void PumpSessions();
+  void TellOfGone();
+  void RememberMapped(const ReaderSession& reader);
   void LetGo(Session& session);
 
   // Uneven ranks: service_balance.cc
@@ -146,6 +148,10 @@ class FeedService::Impl final : public ReaderHost {
   FeedMemory memory;
   std::map<ReaderId, Session> sessions;
   std::map<int, ReaderId> by_descriptor;
+  /// What sessions that are over knew: the node keeps it mapped for its next pass, and so keeps its
+  /// pages, also when they are given up meanwhile for another feed.
+  std::set<std::uint64_t> kept_mapped;
+  std::vector<std::uint64_t> kept_gone;  // destroyed while no session was there to be told by
   ReaderId next_reader = 1;
   std::deque<ParkedAcquire> acquires;
   Status refusal;  // why acquires are refused; OK while they are not

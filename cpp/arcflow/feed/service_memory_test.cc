@@ -292,6 +292,36 @@ TEST_F(FeedMemoryTest, LargeSegmentTakesThePlaceOfSmallOnes) {
   EXPECT_FALSE(reader->maps(1)) << "the reader was told that the first buffer is gone";
 }
 
+TEST_F(FeedMemoryTest, WhatANodeKeepsMappedOfOneFeedIsToldGoneByAnother) {
+  for (const bool open_before : {false, true}) {  // whether a session is there when memory goes
+    ServiceOptions options = Options(Cache::kAuto, 4);
+    options.feeds["validation"] = {testing::OneColumn(), Cache::kAuto};
+    TestNode node(std::move(options));
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(node.Write("train"));
+    node.End("train");
+    auto pass = node.Open("train");
+    EXPECT_EQ(ReadAll(node, *pass), 3 * kRowsPerPage);
+    pass->Close();  // the node keeps its mappings for the next pass
+    node.Poll();
+    ASSERT_EQ(node.sessions(), 0u);
+    auto reader = open_before ? node.Open("validation") : nullptr;
+    node.Acquire("validation", 4 * kPage);
+    const json grant = node.Answer();
+    ASSERT_EQ(grant["op"], "segment") << grant.dump();
+    const auto gone = grant["drop"].get<std::vector<std::uint64_t>>();
+    ASSERT_EQ(gone.size(), 3u);
+    node.Publish("validation", grant["buffer"], 0, 0, 4 * kRowsPerPage, true);
+    if (reader == nullptr) reader = node.Open("validation");
+    const json answer = node.Ask(*reader, 0);
+    ASSERT_EQ(answer["op"], "segment");
+    EXPECT_THAT(answer.value("drop", std::vector<std::uint64_t>()),
+                ::testing::UnorderedElementsAreArray(gone));
+    // Once is enough.
+    auto other = node.Open("train");
+    EXPECT_FALSE(node.Ask(*other, 0).contains("drop"));
+  }
+}
+
 TEST_F(FeedMemoryTest, FeedsShareTheBudget) {
   ServiceOptions options = Options(Cache::kAuto, 4);
   options.feeds["validation"] = {testing::OneColumn(), Cache::kAuto};
