@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <thread>
 
 namespace arcflow::transport::shm {
 namespace {
 
 constexpr std::size_t kCrewPart = std::size_t{256} << 10;
-constexpr int kMostHelpers = 3;  // memory gives no more to one copy
+constexpr std::size_t kHelpedBytes = std::size_t{1}
+                                     << 20;  // below, waking costs more than it saves
+constexpr int kMostHelpers = 3;              // memory gives no more to one copy
 
 int SpareCores() {
   cpu_set_t set;
@@ -44,19 +45,35 @@ struct CopyCrew::Task {
   }
 };
 
-CopyCrew& CopyCrew::Instance() {
-  static auto* const crew = new CopyCrew(std::clamp(SpareCores(), 0, kMostHelpers));
-  return *crew;
+std::shared_ptr<CopyCrew> CopyCrew::Shared() {
+  static std::mutex mutex;
+  static std::weak_ptr<CopyCrew> shared;
+  const std::lock_guard lock(mutex);
+  auto crew = shared.lock();
+  if (crew == nullptr) {
+    crew = std::make_shared<CopyCrew>(std::clamp(SpareCores(), 0, kMostHelpers));
+    shared = crew;
+  }
+  return crew;
+}
+
+CopyCrew::~CopyCrew() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wanted_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 Status CopyCrew::Copy(std::size_t total, const CopyPart& part) {
   Task task{total, part};
   bool helped = false;
-  if (helpers_ > 0 && total >= 2 * kCrewPart) {
+  if (helpers_ > 0 && total >= kHelpedBytes) {
     const std::lock_guard lock(mutex_);
     helped = task_ == nullptr;
     if (helped) {
-      if (!started_) Start();
+      if (threads_.empty()) Start();
       task_ = &task;
       ++tasks_;
     }
@@ -71,15 +88,15 @@ Status CopyCrew::Copy(std::size_t total, const CopyPart& part) {
 }
 
 void CopyCrew::Start() {
-  started_ = true;
-  for (int i = 0; i < helpers_; ++i) std::thread([this] { Help(); }).detach();
+  for (int i = 0; i < helpers_; ++i) threads_.emplace_back([this] { Help(); });
 }
 
 void CopyCrew::Help() {
   std::unique_lock lock(mutex_);
   std::uint64_t last = 0;  // what was worked on has nothing left
   for (;;) {
-    wanted_.wait(lock, [&] { return task_ != nullptr && tasks_ != last; });
+    wanted_.wait(lock, [&] { return ending_ || (task_ != nullptr && tasks_ != last); });
+    if (ending_) return;
     Task* const task = task_;
     last = tasks_;
     ++task->inside;

@@ -8,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
+#include <vector>
 
 #include "arcflow/base/status.h"
 
@@ -21,9 +23,13 @@ class CopyCrew {
  public:
   using CopyPart = std::function<Status(std::size_t offset, std::size_t bytes)>;
 
-  /// Of the process, never destroyed; its threads begin with the first large copy.
-  static CopyCrew& Instance();
+  /// The one of the process, while anybody holds it.
+  static std::shared_ptr<CopyCrew> Shared();
+  /// Threads begin with the first large copy, and end with the crew.
   explicit CopyCrew(int helpers) : helpers_(helpers) {}
+  ~CopyCrew();
+  CopyCrew(const CopyCrew&) = delete;
+  CopyCrew& operator=(const CopyCrew&) = delete;
 
   /// Calls `part` until all of [0, total) is done, in parts that do not overlap, in this thread and
   /// in helpers. Returns, when all calls have, the error of one that failed; what others do after
@@ -40,7 +46,8 @@ class CopyCrew {
   std::condition_variable wanted_;
   std::condition_variable left_;
   // By mutex_:
-  bool started_ = false;
+  std::vector<std::thread> threads_;
+  bool ending_ = false;
   Task* task_ = nullptr;
   std::uint64_t tasks_ = 0;  // so far; the number of the last one
 };

@@ -16,16 +16,10 @@ namespace {
 
 constexpr std::size_t kTotal = (std::size_t{5} << 20) + 17;
 
-/// With threads that live on, as those of the process's crew do.
-CopyCrew& NewCrew(int helpers) {
-  static auto* const crews = new std::vector<CopyCrew*>;
-  return *crews->emplace_back(new CopyCrew(helpers));
-}
-
 TEST(CopyCrewTest, EveryByteIsCopiedOnce) {
   for (const int helpers : {0, 1, 3}) {
-    CopyCrew& crew = NewCrew(helpers);
-    for (const std::size_t total : {std::size_t{1}, std::size_t{512} << 10, kTotal}) {
+    CopyCrew crew(helpers);
+    for (const std::size_t total : {std::size_t{1}, std::size_t{1} << 20, kTotal}) {
       for (int round = 0; round < 3; ++round) {
         std::vector<std::atomic<std::uint8_t>> seen(total);
         ASSERT_TRUE(crew.Copy(total,
@@ -41,7 +35,7 @@ TEST(CopyCrewTest, EveryByteIsCopiedOnce) {
 }
 
 TEST(CopyCrewTest, HelpersTakeParts) {
-  static CopyCrew& crew = NewCrew(2);
+  CopyCrew crew(2);
   std::mutex mutex;
   std::set<std::thread::id> threads;
   // A part does not end before two threads have one.
@@ -60,7 +54,7 @@ TEST(CopyCrewTest, HelpersTakeParts) {
 }
 
 TEST(CopyCrewTest, AnErrorIsToldWhoeverHadIt) {
-  static CopyCrew& crew = NewCrew(2);
+  CopyCrew crew(2);
   for (int round = 0; round < 50; ++round) {
     const Status status = crew.Copy(kTotal, [&](std::size_t offset, std::size_t) {
       return offset < (std::size_t{3} << 20) ? Status::Ok() : Unavailable("gone");
@@ -69,11 +63,16 @@ TEST(CopyCrewTest, AnErrorIsToldWhoeverHadIt) {
   }
 }
 
+TEST(CopyCrewTest, TheProcessHasOneWhileItIsHeld) {
+  const auto crew = CopyCrew::Shared();
+  EXPECT_EQ(CopyCrew::Shared(), crew);
+}
+
 TEST(CopyCrewTest, CopiesAtOnceDoNotMeet) {
-  static CopyCrew& crew = NewCrew(2);
+  CopyCrew crew(2);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([] {
+    threads.emplace_back([&crew] {
       const std::vector<char> from(kTotal, 'x');
       for (int round = 0; round < 30; ++round) {
         std::vector<char> to(kTotal);

@@ -11,14 +11,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "arcflow/transport/shm/copy_crew.h"
-
 namespace arcflow::transport::shm {
-namespace {
-
-constexpr std::size_t kCrewBytes = std::size_t{1} << 20;
-
-}  // namespace
 
 Result<PeerMemory> PeerMemory::Find(int socket) {
   ucred credentials{};
@@ -51,13 +44,6 @@ Status PeerMemory::Prove(std::uint64_t address, const Probe& expected) const {
 }
 
 Status PeerMemory::Read(std::uint64_t address, std::byte* to, std::size_t n) const {
-  if (n < kCrewBytes) return ReadPart(address, to, n);
-  return CopyCrew::Instance().Copy(n, [&](std::size_t offset, std::size_t bytes) {
-    return ReadPart(address + offset, to + offset, bytes);
-  });
-}
-
-Status PeerMemory::ReadPart(std::uint64_t address, std::byte* to, std::size_t n) const {
   while (n > 0) {
     iovec local{to, n};
     iovec remote{reinterpret_cast<void*>(address), n};

@@ -30,15 +30,12 @@ class PeerMemory {
   /// OK if `expected` stands at `address` in it: proof that the kernel allows reading, and that the
   /// pid is that of whoever told us both.
   Status Prove(std::uint64_t address, const Probe& expected) const;
-  /// Copies, a large range with the help of other cores. Unavailable when the process is gone,
-  /// NotFound when its memory is not there.
+  /// Copies. Unavailable when the process is gone, NotFound when its memory is not there.
   Status Read(std::uint64_t address, std::byte* to, std::size_t n) const;
   /// Whether the process lives. What Read() gave before came from it, not from one with its pid.
   bool alive() const;
 
  private:
-  Status ReadPart(std::uint64_t address, std::byte* to, std::size_t n) const;
-
   pid_t pid_ = 0;
   Fd pidfd_;
 };

@@ -22,7 +22,8 @@ ShmLink::ShmLink(std::weak_ptr<Session> session, std::shared_ptr<Lane> lane, Rea
     : session_(std::move(session)),
       lane_(std::move(lane)),
       reactor_(reactor),
-      peer_(std::move(peer)) {
+      peer_(std::move(peer)),
+      crew_(CopyCrew::Shared()) {
   for (std::size_t i = kSlots; i-- > 0;) free_.push_back(static_cast<std::uint16_t>(i));
 }
 
@@ -128,13 +129,21 @@ void ShmLink::RunPulls() {
   if (pulling_) reactor_.Post([self = shared_from_this()] { self->RunPulls(); });
 }
 
+Status ShmLink::Copy(const Pull& pull, std::size_t n) const {
+  const std::uint64_t from = pull.header.ref + pull.done;
+  std::byte* const to = pull.place.to + pull.done;
+  return crew_->Copy(n, [&](std::size_t offset, std::size_t bytes) {
+    return peer_.memory.Read(from + offset, to + offset, bytes);
+  });
+}
+
 std::optional<Status> ShmLink::PullSlice(Pull* pull) {
   const std::size_t n = std::min<std::uint64_t>(kSliceBytes, pull->header.total - pull->done);
   Status status;
   {
     GatePass pass(pull->place.gate);
     if (!pass) return Session::Revoked();
-    status = peer_.memory.Read(pull->header.ref + pull->done, pull->place.to + pull->done, n);
+    status = Copy(*pull, n);
   }
   if (!status.ok()) return status;
   // What was copied counts only if the peer had not given that memory back by now: the word is

@@ -15,6 +15,7 @@
 #include "arcflow/transport/lane.h"
 #include "arcflow/transport/link.h"
 #include "arcflow/transport/session.h"
+#include "arcflow/transport/shm/copy_crew.h"
 #include "arcflow/transport/shm/peer_memory.h"
 
 namespace arcflow::transport::shm {
@@ -32,7 +33,8 @@ struct ShmPeer {
 };
 
 /// Frames over a Unix socket; payload is copied out of the peer, or goes through slots.
-/// Threads: any; copies on the reactor's thread. Lifetime: its session, its lane's reactor.
+/// Threads: any; copies on the reactor's thread, and on the crew's while that one waits. Lifetime:
+/// its session, its lane's reactor.
 class ShmLink final : public Link, public LaneOwner, public std::enable_shared_from_this<ShmLink> {
  public:
   ShmLink(std::weak_ptr<Session> session, std::shared_ptr<Lane> lane, Reactor& reactor,
@@ -70,6 +72,7 @@ class ShmLink final : public Link, public LaneOwner, public std::enable_shared_f
   Status OnSlotFree(const FrameHeader& header);
   // Reactor thread.
   void RunPulls();
+  Status Copy(const Pull& pull, std::size_t n) const;
   /// One slice of it; nullopt when there is more.
   std::optional<Status> PullSlice(Pull* pull);
   void EndPull(const Pull& pull, const Status& status);
@@ -80,6 +83,7 @@ class ShmLink final : public Link, public LaneOwner, public std::enable_shared_f
   const std::shared_ptr<Lane> lane_;
   Reactor& reactor_;
   const ShmPeer peer_;
+  const std::shared_ptr<CopyCrew> crew_;
   std::atomic<bool> peer_reads_us_{false};
 
   std::mutex mutex_;
