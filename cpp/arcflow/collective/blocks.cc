@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "arcflow/base/round_up.h"
 #include "arcflow/collective/reduce.h"
 
 namespace arcflow::collective {
@@ -24,8 +25,6 @@ constexpr std::size_t kStride = 8 << 10;
 
 /// A rank that only receives has no input to move along.
 const std::byte* Along(const std::byte* p, std::size_t n) { return p == nullptr ? p : p + n; }
-
-constexpr std::size_t RoundUp(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 

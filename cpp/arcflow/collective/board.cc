@@ -18,6 +18,9 @@
 #include <immintrin.h>
 #endif
 
+#include "arcflow/base/cores.h"
+#include "arcflow/base/round_up.h"
+
 namespace arcflow::collective {
 namespace {
 
@@ -27,8 +30,7 @@ constexpr std::uint32_t kSlotBytes = 1 << 20;  // what a rank's slot aims at whe
 // A sleeper looks again by itself after this long, so that a lost bell costs time, never an end.
 constexpr std::chrono::milliseconds kNap{100};
 
-constexpr std::size_t ToPages(std::size_t n) { return (n + kPage - 1) / kPage * kPage; }
-constexpr std::size_t DataOffset() { return ToPages(sizeof(BoardHeader)); }
+constexpr std::size_t DataOffset() { return RoundUp(sizeof(BoardHeader), kPage); }
 
 /// Faults pages in, so that no operation has to.
 void Populate(std::byte* begin, std::size_t bytes) {
@@ -38,11 +40,6 @@ void Populate(std::byte* begin, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += kPage) {  // before Linux 5.14
     [[maybe_unused]] const std::byte touched = *const_cast<volatile std::byte*>(begin + at);
   }
-}
-
-int UsableCores() {
-  cpu_set_t set;
-  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
 }  // namespace
@@ -77,7 +74,9 @@ Status Geometry::Check() const {
 std::size_t Geometry::rank_bytes() const {
   return std::size_t{slots} * ranks * block_bytes + 2 * std::size_t{small_bytes};
 }
-std::size_t Geometry::result_offset() const { return ToPages(DataOffset() + ranks * rank_bytes()); }
+std::size_t Geometry::result_offset() const {
+  return RoundUp(DataOffset() + ranks * rank_bytes(), kPage);
+}
 
 Result<Fd> Board::Create(const Geometry& geometry) {
   ARC_TRY(geometry.Check());

@@ -6,6 +6,8 @@
 #include <array>
 #include <utility>
 
+#include "arcflow/base/round_up.h"
+
 namespace arcflow::collective {
 namespace {
 
@@ -16,7 +18,7 @@ constexpr std::uint64_t kRegionPage = 4096;
 std::uint32_t ReserveRegion(std::span<ResultRegion> regions, std::uint64_t capacity,
                             std::uint64_t bytes, std::uint64_t holders) {
   if (bytes > capacity) return kNoRegion;
-  const std::uint64_t length = (bytes + kRegionPage - 1) / kRegionPage * kRegionPage;
+  const std::uint64_t length = RoundUp(bytes, kRegionPage);
   std::array<std::pair<std::uint64_t, std::uint64_t>, kMaxResults> held;  // begin, end
   std::size_t count = 0;
   std::uint32_t free = kNoRegion;

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "arcflow/base/round_up.h"
 #include "arcflow/collective/reduce.h"
 #include "arcflow/collective/wire.h"
 
@@ -24,8 +25,6 @@ constexpr std::size_t kWidest = 16;                // bytes of the largest eleme
 constexpr std::size_t kPastCachesBytes = 4 << 20;  // as in blocks.cc
 constexpr std::size_t kStride = 16 << 10;          // merged at once: stays in the first cache
 static_assert(kWideDepth == 2 * kLag + 1);
-
-constexpr std::size_t RoundUp(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 

@@ -151,7 +151,7 @@ class FeedService::Impl final : public ReaderHost {
   /// What sessions that are over knew: the node keeps it mapped for its next pass, and so keeps its
   /// pages, also when they are given up meanwhile for another feed.
   std::set<std::uint64_t> kept_mapped;
-  std::vector<std::uint64_t> kept_gone;  // destroyed while no session was there to be told by
+  std::vector<std::uint64_t> kept_gone;  // destroyed and not told: the next session does
   ReaderId next_reader = 1;
   std::deque<ParkedAcquire> acquires;
   Status refusal;  // why acquires are refused; OK while they are not

@@ -2,10 +2,10 @@
 // CopyCrew: parts are taken from one counter by whoever is there.
 #include "arcflow/transport/shm/copy_crew.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
+
+#include "arcflow/base/cores.h"
 
 namespace arcflow::transport::shm {
 namespace {
@@ -14,11 +14,6 @@ constexpr std::size_t kCrewPart = std::size_t{256} << 10;
 constexpr std::size_t kHelpedBytes = std::size_t{1}
                                      << 20;  // below, waking costs more than it saves
 constexpr int kMostHelpers = 3;              // memory gives no more to one copy
-
-int SpareCores() {
-  cpu_set_t set;
-  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) - 1 : 0;
-}
 
 }  // namespace
 
@@ -51,7 +46,7 @@ std::shared_ptr<CopyCrew> CopyCrew::Shared() {
   const std::lock_guard lock(mutex);
   auto crew = shared.lock();
   if (crew == nullptr) {
-    crew = std::make_shared<CopyCrew>(std::clamp(SpareCores(), 0, kMostHelpers));
+    crew = std::make_shared<CopyCrew>(std::min(UsableCores() - 1, kMostHelpers));
     shared = crew;
   }
   return crew;
