@@ -43,14 +43,18 @@ class RankFailedError(RuntimeError):
         self.rank, self.type_name, self.message = rank, type_name, message
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            s = stack.enter_context(socket.socket())
-            s.bind(("127.0.0.1", 0))
-            ports.append(s.getsockname()[1])
-        return ports
+def _held_ports(count: int, stack: contextlib.ExitStack) -> list[int]:
+    """Ports that nobody else gets while `stack` is open, but a server told to share ports.
+
+    Without that another test takes one while the ranks still load TensorFlow.
+    """
+    ports = []
+    for _ in range(count):
+        held = stack.enter_context(socket.socket())
+        held.bind(("127.0.0.1", 0))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # only now, for gRPC to come
+        ports.append(held.getsockname()[1])
+    return ports
 
 
 def run_ranks(
@@ -71,15 +75,14 @@ def run_ranks(
     processes are gone afterwards. Ranks in `dead` are to end without a value; theirs is None.
     """
     cluster: dict[str, list[str]] = {}
-    ports = _free_ports(size)
     places = hosts or [([], "127.0.0.1")] * size
-    for rank, port in enumerate(ports):
-        where = f"{places[rank][1]}:{port}"
-        cluster.setdefault("chief" if rank == 0 else "worker", []).append(where)
     with (
         tempfile.TemporaryDirectory(prefix="arcflow-test-") as folder,
         contextlib.ExitStack() as stack,
     ):
+        for rank, port in enumerate(_held_ports(size, stack)):
+            where = f"{places[rank][1]}:{port}"
+            cluster.setdefault("chief" if rank == 0 else "worker", []).append(where)
         args_file = os.path.join(folder, "args")
         Path(args_file).write_bytes(pickle.dumps(kwargs))
         children = []
@@ -88,7 +91,7 @@ def run_ranks(
                 task = {"type": "worker" if rank else "chief", "index": max(rank - 1, 0)}
                 child_env = {
                     **os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1",
-                    "KERAS_BACKEND": "tensorflow", **(env or {}),
+                    "KERAS_BACKEND": "tensorflow", "TF_GRPC_REUSE_PORT": "true", **(env or {}),
                 }  # fmt: skip
                 child_env.pop("TF_CONFIG", None)
                 if size > 1:
