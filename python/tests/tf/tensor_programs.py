@@ -199,7 +199,50 @@ def everything(folder: str) -> dict[str, Any]:
 def and_then_the_owner_dies(folder: str) -> dict[str, Any]:
     """All of it in one cluster: starting TensorFlow is what takes time."""
     found = {**everything(folder), "cancelled": cancelled()}
-    return {**found, "killed": killed(folder)}
+    return {**found, "ordered": ordered(), "killed": killed(folder)}
+
+
+def ordered() -> dict[str, Any]:
+    """Reads a variable in functions right after it was written behind a long operation.
+
+    TensorFlow's own clients give old values here: the owner's queue is not waited for.
+    """
+    import tensorflow as tf
+
+    with tf.device(OWNER):
+        much, one = tf.ones([16 << 20]), tf.identity(1.0)
+        large, counter = tf.Variable(tf.zeros([16 << 20])), tf.Variable(0.0)
+
+    @tf.function
+    def parts(variable: Any) -> Any:  # run by the chief, in parts on both tasks
+        with tf.device(USER):
+            return tf.identity(variable.read_value())
+
+    @tf.function
+    def whole(variable: Any) -> Any:  # handed to a task, which runs its parts
+        return tf.identity(variable.read_value())
+
+    def write() -> None:
+        with tf.device(OWNER):
+            for _ in range(3):
+                large.assign_add(much)
+            counter.assign_add(one)
+
+    seen: dict[str, list[float]] = {"parts": [], "whole": []}
+    for _ in range(8):
+        write()
+        seen["parts"].append(float(parts(counter)))
+        write()
+        with tf.device(USER):
+            seen["whole"].append(float(whole(counter)))
+    with tf.device(OWNER):
+        tf.raw_ops.AssignVariableOp(resource=counter.handle, value=tf.identity([1, 2]))
+    try:
+        parts(counter)
+        refused = ""
+    except tf.errors.InvalidArgumentError as error:
+        refused = str(error)
+    return {"seen": seen, "refused": refused, "afterwards": float(parts(counter))}
 
 
 def cancelled() -> dict[str, Any]:

@@ -84,6 +84,16 @@ def test_what_is_cancelled_ends_and_harms_nothing(ours: Found) -> None:
     assert found["names"]["CancelledError"] > 0
 
 
+def test_functions_run_after_what_was_written_before_them(ours: Found) -> None:
+    found = ours[0]["values"]["ordered"]
+    assert found["seen"] == {
+        "parts": [float(i) for i in range(1, 16, 2)],
+        "whole": [float(i) for i in range(2, 17, 2)],
+    }
+    assert "wrong dtype" in found["refused"]
+    assert found["afterwards"] == 16.0
+
+
 def test_an_owner_that_dies_is_unavailable(ours: Found) -> None:
     found = ours[0]["values"]["killed"]
     name, message = found["error"]

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Workers of other tasks: requests say that we can fetch; tickets in the answers are fetched.
-#include <atomic>
 #include <string>
 #include <utility>
 
 #include "arcflow/transport/depot.h"
 #include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
+#include "plugins/tensorflow/transport/cancelable_wait.h"
+#include "plugins/tensorflow/transport/ordered_clients.h"
 #include "plugins/tensorflow/transport/roads.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
@@ -33,7 +34,7 @@ constexpr std::size_t kRecycledBytes = 1 << 20;  // from here on
 /// What all workers of a cache share.
 struct Ends {
   std::shared_ptr<const Identity> identity;
-  std::shared_ptr<Roads> roads;
+  std::shared_ptr<Roads> roads;                // null when there is no depot: tensors go by gRPC
   const tensorflow::WorkerEnv* env = nullptr;  // the server's, whose pool runs what follows a fetch
 
   /// Whether a large tensor by gRPC is an error. `asked`: whether the road was looked for.
@@ -46,20 +47,12 @@ struct Ends {
 /// Calls `then` with the road to `task`, or `done` with Cancelled.
 void WhenKnown(const Ends& ends, const std::string& task, CallOptions* options,
                std::function<void(const Road&)> then, StatusCallback done) {
-  const auto taken = std::make_shared<std::atomic<bool>>(false);
-  // Not on the thread that cancels: it holds the lock that ClearCancelCallback takes.
-  options->SetCancelCallback([options, taken, done = std::move(done)] {
-    if (taken->exchange(true)) return;
-    tensorflow::Env::Default()->SchedClosure([options, done] {
-      options->ClearCancelCallback();
-      done(absl::CancelledError("arcflow: cancelled before the peer was asked"));
-    });
-  });
-  ends.roads->WhenKnown(task, [options, taken, then = std::move(then)](const Road& road) {
-    if (taken->exchange(true)) return;  // nothing of the call is there any more
-    options->ClearCancelCallback();
-    then(road);
-  });
+  WaitCancelably<Road>(
+      options, "arcflow: cancelled before the peer was asked",
+      [&](std::function<void(const Road&)> known) {
+        ends.roads->WhenKnown(task, std::move(known));
+      },
+      std::move(then), std::move(done));
 }
 
 /// TensorFlow's coordinator finds out by this text whose failure an error is.
@@ -296,13 +289,19 @@ class WorkerCache : public tensorflow::WorkerCacheWrapper {
 
   tensorflow::WorkerInterface* GetOrCreateWorker(const std::string& target) override {
     tensorflow::WorkerInterface* const worker = inner_->GetOrCreateWorker(target);
-    if (worker == nullptr || worker == own_) return worker;
+    if (worker == nullptr || worker == own_ || ends_.roads == nullptr) return worker;
     return new RemoteWorker(worker, target, ends_);
   }
   void ReleaseWorker(const std::string& target, tensorflow::WorkerInterface* worker) override {
     auto* const remote = dynamic_cast<RemoteWorker*>(worker);
     inner_->ReleaseWorker(target, remote == nullptr ? worker : remote->inner());
     delete remote;
+  }
+  absl::Status GetEagerClientCache(
+      std::unique_ptr<tensorflow::eager::EagerClientCache>* clients) override {
+    const absl::Status found = inner_->GetEagerClientCache(clients);
+    if (found.ok()) *clients = NewOrderedClients(std::move(*clients));
+    return found;
   }
 
  private:
@@ -317,9 +316,9 @@ tensorflow::WorkerCacheInterface* NewWorkerCache(tensorflow::WorkerCacheInterfac
                                                  tensorflow::WorkerInterface* own,
                                                  const tensorflow::WorkerEnv* env,
                                                  std::shared_ptr<const Identity> identity) {
-  if (identity->depot == nullptr) return inner;
   std::shared_ptr<tensorflow::WorkerCacheInterface> shared(inner);
-  const auto roads = std::make_shared<Roads>(shared, identity);
+  const auto roads =
+      identity->depot == nullptr ? nullptr : std::make_shared<Roads>(shared, identity);
   return new WorkerCache(shared, own, {identity, roads, env});
 }
 

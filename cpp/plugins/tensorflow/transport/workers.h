@@ -33,8 +33,9 @@ std::unique_ptr<tensorflow::GrpcWorker> NewWorker(tensorflow::WorkerEnv* env,
                                                   const tensorflow::ConfigProto& config,
                                                   std::shared_ptr<const Identity> identity);
 
-/// `inner` with workers that say so, and fetch. `own` is the server's and stays as it is; `env` is
-/// the server's too. Takes `inner`; the caller owns the answer.
+/// `inner` with workers that say so, and fetch, when there is a depot, and with eager clients that
+/// keep functions behind earlier writes (ordered_clients.h). `own` is the server's and stays as it
+/// is; `env` is the server's too. Takes `inner`; the caller owns the answer.
 tensorflow::WorkerCacheInterface* NewWorkerCache(tensorflow::WorkerCacheInterface* inner,
                                                  tensorflow::WorkerInterface* own,
                                                  const tensorflow::WorkerEnv* env,

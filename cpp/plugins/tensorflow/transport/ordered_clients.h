@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Eager clients whose functions run after the assignments that were made before them.
+#pragma once
+
+#include <memory>
+
+#include "tensorflow/core/distributed_runtime/eager/eager_client.h"
+
+namespace arcflow::tf {
+
+/// `inner` with clients that hold a function back until what was written before it through any
+/// client of this cache, an assignment to a variable above all, has run at its server. The first
+/// error of such a write is the function's.
+///
+/// A server queues the operations of a driver's stream and answers those without results at once;
+/// the parts of functions come by calls of their own, which run beside that queue. So with
+/// TensorFlow's own clients a function may read a variable as it was, or without a value at all.
+/// Source: tensorflow/core/distributed_runtime/eager/eager_service_impl.cc, Enqueue and
+/// RunComponentFunction.
+///
+/// Not covered: functions without results that run whole on another task, and what waits for others
+/// by its nature (queues, barriers). Threads: as for the clients of `inner`; a function that is to
+/// run whole on another task blocks the caller until the writes have run.
+std::unique_ptr<tensorflow::eager::EagerClientCache> NewOrderedClients(
+    std::unique_ptr<tensorflow::eager::EagerClientCache> inner);
+
+}  // namespace arcflow::tf
