@@ -214,6 +214,7 @@ void Hub::State::Welcome(Fd socket) {
     if (const Status served = self->Serve(std::move(guest)); !served.ok()) {
       Log(LogLevel::kInfo, "collective: turned away a process: " + served.ToString());
     }
+    net::Handshake::ForgetThread();
     const std::lock_guard lock(self->mutex);
     --self->guests;
     self->changed.notify_all();

@@ -197,6 +197,8 @@ Result<std::string> Handshake::DeriveKey(std::string_view label) const {
   return key;
 }
 
+void Handshake::ForgetThread() { OPENSSL_thread_stop(); }
+
 Status Handshake::Fail(const char* why) {
   state_ = State::kFailed;
   output_.clear();

@@ -54,6 +54,10 @@ class Handshake {
   /// Client: the server has been told who we are (TakeOutput included) and is to answer.
   bool proof_sent() const { return state_ == State::kServerProof; }
 
+  /// Frees what the cryptographic library keeps for the calling thread. For threads that nobody
+  /// joins: they may still be ending when the process does, and then leave it behind.
+  static void ForgetThread();
+
  private:
   enum class State { kServerHello, kClientProof, kServerProof, kDone, kFailed };
   using Nonce = std::array<unsigned char, kNonceBytes>;
