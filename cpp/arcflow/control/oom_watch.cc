@@ -34,12 +34,16 @@ std::uint64_t LimitOf(const std::string& path) {
   return file >> bytes && bytes < kNoLimit ? bytes : 0;
 }
 
+std::string FolderNamed(const std::string& mount, const std::string& path) {
+  return mount + (path == "/" ? "" : path);
+}
+
 /// The mounted folder of a cgroup. A container without a cgroup namespace reads the host's path but
 /// sees its own group at the root of the mount, so leading parts may have to go.
 std::string FolderOf(const std::string& mount, const std::string& path, const char* marker) {
   std::error_code error;
   for (std::string rest = path; !rest.empty();) {
-    const std::string folder = mount + (rest == "/" ? "" : rest);
+    const std::string folder = FolderNamed(mount, rest);
     if (std::filesystem::exists(folder + "/" + marker, error)) return folder;
     const auto next = rest.find('/', 1);
     if (next == std::string::npos) break;
@@ -100,6 +104,7 @@ MemoryCgroup MemoryCgroup::Of(int pid, const OomPaths& paths) {
     group.path = first;
     group.folder = FolderOf(mount, first, "memory.oom_control");
     if (group.folder.empty()) return group;
+    group.exact = group.folder == FolderNamed(mount, first);
     group.limit_bytes = LowestLimit(mount, group.folder, "memory.limit_in_bytes");
     group.kills = NumberAfter(group.folder + "/memory.oom_control", "oom_kill");
     return group;
@@ -109,6 +114,7 @@ MemoryCgroup MemoryCgroup::Of(int pid, const OomPaths& paths) {
   group.unified = true;
   group.folder = FolderOf(paths.cgroups, second, "memory.events");
   if (group.folder.empty()) return group;
+  group.exact = group.folder == FolderNamed(paths.cgroups, second);
   group.limit_bytes = LowestLimit(paths.cgroups, group.folder, "memory.max");
   group.kills = NumberAfter(group.folder + "/memory.events", "oom_kill");
   return group;
@@ -132,6 +138,8 @@ std::string OomWatch::Happened() const {
     return "the kernel's out-of-memory killer ended it: cgroup " + start_.path + " reached " +
            limit;
   }
+  // A kill for want of the host's memory counts in the victim's cgroup as well.
+  if (now && start_.exact) return "";
   const auto host = NumberAfter(paths_.proc + "/vmstat", "oom_kill");
   if (host && host_kills_ && *host > *host_kills_) {
     return "the kernel's out-of-memory killer was at work on this host just then" +

@@ -18,6 +18,7 @@ struct OomPaths {
 struct MemoryCgroup {
   std::string path;                    // as /proc/<pid>/cgroup names it; "" when there is none
   std::string folder;                  // where it is mounted; "" when this process cannot see it
+  bool exact = false;                  // the folder has the whole of that name, no part of it
   bool unified = false;                // version 2
   std::uint64_t limit_bytes = 0;       // the lowest of its own and its ancestors'; 0 = none
   std::optional<std::uint64_t> kills;  // processes of it that the kernel killed so far
@@ -27,8 +28,8 @@ struct MemoryCgroup {
 };
 
 /// Looks when it is made and when asked: counters of the cgroup, and of the whole host for cgroups
-/// that are not visible from here (containers). Threads: one. Never blocks but for reading files of
-/// the kernel.
+/// that are not surely visible from here (containers). Threads: one. Never blocks but for reading
+/// files of the kernel.
 class OomWatch {
  public:
   explicit OomWatch(int pid = 0, OomPaths paths = {});

@@ -74,6 +74,22 @@ TEST_F(OomWatchTest, WithoutAVisibleGroupTheHostsCounterIsAHint) {
   EXPECT_THAT(sut.Happened(), HasSubstr("on this host just then"));
 }
 
+TEST_F(OomWatchTest, AKillElsewhereOnTheHostIsNotOurs) {
+  Write("proc/self/cgroup", "0::/kube/pod7\n");
+  Write("cg/kube/pod7/memory.events", "oom 0\noom_kill 2\n");
+  const OomWatch sut(0, paths_);
+  Write("proc/vmstat", "oom_kill 1\n");
+  EXPECT_EQ(sut.Happened(), "");
+}
+
+TEST_F(OomWatchTest, AGroupThatMayBeAnotherLeavesTheHostsCounterAsAHint) {
+  Write("proc/self/cgroup", "4:memory:/docker/abc\n");
+  Write("cg/memory/memory.oom_control", "oom_kill 0\n");
+  const OomWatch sut(0, paths_);
+  Write("proc/vmstat", "oom_kill 1\n");
+  EXPECT_THAT(sut.Happened(), HasSubstr("on this host just then"));
+}
+
 TEST_F(OomWatchTest, NoFilesAtAllIsNoError) {
   const OomWatch sut(0, {"/no/such", "/no/such"});
   EXPECT_EQ(sut.Happened(), "");
