@@ -8,9 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "plugins/tensorflow/recycled_buffer.h"
+#include "arcflow/base/round_up.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/groups.h"
+#include "plugins/tensorflow/transport/recycled_output.h"
 #include "plugins/tensorflow/transport/shared_tensor.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
@@ -39,7 +40,6 @@ using tensorflow::StatusCallback;
 using tensorflow::Tensor;
 
 constexpr char kName[] = "ArcflowCollective";
-constexpr std::size_t kRecycleBytes = 1 << 20;  // outputs from here on
 // Results of all-reduce from here on lie in one place for all ranks of a host.
 constexpr std::size_t kShareBytes = 1 << 20;
 // Of lists, which are sums of gradients, only those without a tensor above this: what updates a
@@ -225,21 +225,9 @@ class Resolver : public tensorflow::CollectiveParamResolverDistributed {
 
 // ---- the collective ----
 
-/// Puts memory whose pages are there under a large output that nothing has been written to.
-void Recycle(const Tensor* input, Tensor* output) {
-  const std::size_t bytes = output->TotalBytes();
-  if (bytes < kRecycleBytes) return;
-  if (input != nullptr && input->data() == output->data()) return;
-  const auto buffer = RecycledMemory::Global().Take(bytes);
-  if (buffer.data == nullptr) return;
-  CountOutput(buffer.recycled ? OutputMemory::kRecycled : OutputMemory::kNew);
-  *output = RecycledTensor(buffer, bytes, output->dtype(), output->shape());
-}
-
 /// Bytes of a tensor in a shared result, in which each begins where TensorFlow wants one to.
 constexpr std::size_t Aligned(std::size_t bytes) {
-  constexpr std::size_t kTensor = tensorflow::Allocator::kAllocatorAlignment;
-  return (bytes + kTensor - 1) / kTensor * kTensor;
+  return RoundUp(bytes, tensorflow::Allocator::kAllocatorAlignment);
 }
 
 std::uint64_t Hash(std::uint64_t hash, std::uint64_t value) {
@@ -332,7 +320,7 @@ class Collective : public tensorflow::CollectiveImplementationInterface {
   static std::byte* Place(const std::optional<collective::SharedResult>& shared, std::size_t at,
                           const Tensor* input, Tensor* output) {
     if (!shared) {
-      Recycle(input, output);
+      if (input == nullptr || input->data() != output->data()) RecycleUnder(output);
       return static_cast<std::byte*>(output->data());
     }
     *output = SharedTensor(std::shared_ptr<const std::byte>(shared->read, shared->read.get() + at),

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "arcflow/transport/depot.h"
-#include "plugins/tensorflow/recycled_buffer.h"
 #include "plugins/tensorflow/status.h"
 #include "plugins/tensorflow/transport/cancelable_wait.h"
 #include "plugins/tensorflow/transport/ordered_clients.h"
+#include "plugins/tensorflow/transport/recycled_output.h"
 #include "plugins/tensorflow/transport/roads.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
@@ -28,8 +28,6 @@ using tensorflow::CallOptions;
 using tensorflow::StatusCallback;
 using tensorflow::Tensor;
 using transport::Depot;
-
-constexpr std::size_t kRecycledBytes = 1 << 20;  // from here on
 
 /// What all workers of a cache share.
 struct Ends {
@@ -84,19 +82,6 @@ void Fetch(const Ends& ends, const std::string& task, const Road& road, CallOpti
           done(status.ok() ? absl::OkStatus() : ErrorOf(status, task, road.backend));
         });
       });
-}
-
-/// The tensor that TensorFlow has made by type and shape; one of some size over memory whose pages
-/// are there, for half of what a large tensor costs is new pages.
-Tensor TensorFor(tensorflow::TensorResponse* response) {
-  // The response is not const, and nothing has been written to its tensor.
-  auto& tensor = const_cast<Tensor&>(response->tensor());
-  if (tensor.TotalBytes() < kRecycledBytes) return tensor;
-  const auto buffer = RecycledMemory::Global().Take(tensor.TotalBytes());
-  if (buffer.data == nullptr) return tensor;
-  CountOutput(buffer.recycled ? OutputMemory::kRecycled : OutputMemory::kNew);
-  tensor = RecycledTensor(buffer, tensor.TotalBytes(), tensor.dtype(), tensor.shape());
-  return tensor;
 }
 
 /// A tensor or buffer of some size came by gRPC all the same.
@@ -205,7 +190,9 @@ class RemoteWorker : public tensorflow::WorkerInterface {
       if (!status.ok()) return done(status);
       const auto& ticket = response->metadata().transport_options();
       if (road.open && ticket.type_url() == kTicketUrl) {
-        const Tensor tensor = TensorFor(response);
+        // The response is not const, and nothing has been written to its tensor.
+        auto& tensor = const_cast<Tensor&>(response->tensor());
+        RecycleUnder(&tensor);
         return Fetch(ends, task, road, options, ticket.value(),
                      {static_cast<std::byte*>(tensor.data()), tensor.TotalBytes()}, tensor, done);
       }
