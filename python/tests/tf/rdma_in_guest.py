@@ -50,9 +50,11 @@ def _different(found: dict[str, Any], reference: dict[str, Any]) -> list[str]:
         for case, a, b in zip(cases, ours, theirs, strict=True):
             if a != b:
                 lines.append(f"rank {rank}, {case}")
-    for number, (a, b) in enumerate(zip(found["served"], reference["served"], strict=True)):
-        if a != b:
-            lines.append(f"tensor {number}: {a} instead of {b}")
+    for part, values in reference["served"].items():
+        for name, theirs in values.items():
+            ours = found["served"][part][name]
+            if ours != theirs:
+                lines.append(f"{part}, {name}: {ours} instead of {theirs}")
     return lines
 
 
