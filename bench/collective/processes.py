@@ -45,6 +45,7 @@ class Cluster:
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
             env = {
                 **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as nodes have it; all systems here
                 "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow",
             }  # fmt: skip
             command = [sys.executable, str(HERE / "ranks.py"), system, transport]

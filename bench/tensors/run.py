@@ -48,6 +48,7 @@ class Cluster:
             config = {"cluster": cluster, "task": {"type": role, "index": 0}}
             env = {
                 **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as nodes have it; all systems here
                 "CUDA_VISIBLE_DEVICES": "-1",
             }  # fmt: skip
             self._children[role] = subprocess.Popen(

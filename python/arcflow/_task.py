@@ -226,7 +226,8 @@ def _node_environment() -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "1",
     }
     found = {name: os.environ.get(name, value) for name, value in defaults.items()}
-    return {"PYTHONPATH": _executor.node_python_path(), **found}
+    tunables = _executor.with_large_pages(os.environ.get("GLIBC_TUNABLES", ""))
+    return {"PYTHONPATH": _executor.node_python_path(), "GLIBC_TUNABLES": tunables, **found}
 
 
 def _working_directory() -> str:

@@ -257,11 +257,12 @@ class TestNodes:
 
             import numpy as np
 
-            return os.environ["MY_SETTING"], np.arange(1_000_000)
+            names = ("MY_SETTING", "GLIBC_TUNABLES")
+            return [os.environ[name] for name in names], np.arange(1_000_000)
 
         with Cluster(spark, size=1, env={"MY_SETTING": "yes"}, progress=False) as one:
-            ((setting, array),) = one.run(value).values
-        assert setting == "yes"
+            ((settings, array),) = one.run(value).values
+        assert settings == ["yes", "glibc.malloc.hugetlb=1"]
         assert (array == np.arange(1_000_000)).all()
 
     def test_barrier_brings_what_every_rank_gave(self, cluster):

@@ -36,6 +36,18 @@ def make_plan(**changes: Any) -> _task.Plan:
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_nodes_ask_for_large_pages_unless_the_user_has_said(given, expected):
+    assert _executor.with_large_pages(given) == expected
+
+
+@pytest.mark.parametrize(
     ("tags", "expected"),
     [
         ([], []),
