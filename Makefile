@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 INSTALLED := build/venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples test rdma-test bench transports chaos lint format tidy fuzz wheel install develop clean distclean
+.PHONY: help setup demo examples test test-hdfs rdma-test bench transports chaos lint format tidy fuzz wheel install develop clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t' -l 2 2>/dev/null || grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST)
@@ -24,8 +24,12 @@ demo: install  ## handwritten digits: Spark SQL, training on two executors, pred
 test: setup  ## what CI runs: lint, native tests under sanitizers, wheel, consumer, pytest
 	@tools/ci.sh
 
-test-%: setup  ## one stage of it: lint asan tsan wheel consumer pytest; or release, long, rdma, hdfs, yarn, browser, which are not part of it
+test-%: setup  ## one stage of it: lint asan tsan wheel consumer pytest; or release, long, rdma, yarn, browser, which are not part of it
 	@tools/ci.sh $*
+
+test-hdfs: setup  ## HDFS on real Hadoop, which Maven brings, and on a secure one with a Kerberos KDC
+	@tools/setup.sh apt requirements/apt-hdfs.txt
+	@tools/ci.sh hdfs
 
 rdma-test: install  ## the transport and TensorFlow over real verbs: boots a guest with Soft-RoCE (many minutes); not part of `make test`
 	@tools/setup.sh apt requirements/apt-rdma.txt

@@ -18,7 +18,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 HERE = Path(__file__).resolve().parent
@@ -140,6 +142,13 @@ class Hdfs:
         As the names say.
     fast
         Let the JVMs compile fully, for benches; otherwise they start sooner.
+    properties
+        Further ones, for both of ``core-site.xml`` and ``hdfs-site.xml``.
+    jvm
+        Further options of the JVMs.
+    ticket
+        Environment of a process with a Kerberos ticket, when the NameNode's pages ask for one; then
+        they are read by `curl`.
     """
 
     def __init__(
@@ -150,13 +159,18 @@ class Hdfs:
         data_nodes: int = 2,
         replication: int = 2,
         fast: bool = False,
+        properties: dict[str, object] | None = None,
+        jvm: Sequence[str] = (),
+        ticket: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self._properties = properties or {}
+        self._ticket = ticket
         self.conf_dir = folder / "conf"
         self._cache = cache
         self._count = data_nodes
         self._replication = replication
-        self._jvm = ["-Xmx400m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"]
+        self._jvm = ["-Xmx400m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true", *jvm]
         if not fast:
             self._jvm.append("-XX:TieredStopAtLevel=1")
         self._daemons = Daemons(folder)
@@ -203,6 +217,7 @@ class Hdfs:
                 f"hadoop.proxyuser.{user}.hosts": "*",
                 f"hadoop.proxyuser.{user}.groups": "*",
                 "fs.viewfs.mounttable.view.link./mounted": f"{self.uri}/mounted",
+                **self._properties,
             },
         )
         write_xml(
@@ -221,6 +236,7 @@ class Hdfs:
                 # The NameNode sees all DataNodes at 127.0.0.1; only their names tell them apart.
                 "dfs.client.use.datanode.hostname": "true",
                 "dfs.datanode.use.datanode.hostname": "true",
+                **self._properties,
             },
         )
 
@@ -260,21 +276,31 @@ class Hdfs:
         """End ``nn`` or ``dn<i>`` at once, as a crash does."""
         self._daemons.end(name)
 
+    def _bean(self, name: str) -> dict[str, Any]:
+        """Return what the NameNode tells of itself; nothing while it does not answer."""
+        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name={name}"
+        if self._ticket is not None:
+            command = ["curl", "-s", "--negotiate", "-u", ":", "-m", "20", url]
+            done = subprocess.run(command, env=os.environ | self._ticket, capture_output=True)
+            text = done.stdout
+        else:
+            try:
+                with urllib.request.urlopen(url, timeout=20) as answer:
+                    text = answer.read()
+            except OSError:
+                return {}
+        try:
+            return dict((json.loads(text)["beans"] or [{}])[0])
+        except ValueError:
+            return {}
+
     def live_data_nodes(self) -> int:
         """How many DataNodes the NameNode counts as alive; -1 when it does not answer."""
-        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                beans = json.load(answer)["beans"]
-            return int(beans[0]["NumLiveDataNodes"]) if beans else -1
-        except (OSError, ValueError):
-            return -1
+        return int(self._bean("FSNamesystemState").get("NumLiveDataNodes", -1))
 
     def _registered(self, i: int) -> set[str]:
         """Names under which the NameNode knows DataNode i; the port is new after each start."""
-        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            nodes = json.loads(json.load(answer)["beans"][0]["LiveNodes"])
+        nodes = json.loads(self._bean("NameNodeInfo").get("LiveNodes", "{}"))
         return {name for name in nodes if name.startswith(f"127.0.0.{i + 1}:")}
 
     def restart_data_node(self, i: int) -> None:
@@ -296,9 +322,7 @@ class Hdfs:
             time.sleep(0.1)
 
     def _in_safe_mode(self) -> bool:
-        url = f"http://{self.http}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(json.load(answer)["beans"][0]["Safemode"])
+        return bool(self._bean("NameNodeInfo").get("Safemode", "unknown"))
 
     def stop(self) -> None:
         """End all processes at once: data is thrown away, so there is nothing to finish."""
