@@ -121,27 +121,49 @@ int Reduce(Engine& engine, int steps, int victim) {
   return kAllWell;
 }
 
+/// Children that leave together: one that goes while others still work is a death to them.
+class Leaving {
+ public:
+  Leaving() {
+    EXPECT_EQ(::pipe(ended_), 0);
+    EXPECT_EQ(::pipe(leave_), 0);
+  }
+  ~Leaving() {
+    for (const int fd : {ended_[0], ended_[1], leave_[0]}) ::close(fd);
+  }
+  Leaving(const Leaving&) = delete;
+  Leaving& operator=(const Leaving&) = delete;
+
+  /// In a child, at its end.
+  void Await() {
+    char byte = 0;
+    ::close(leave_[1]);
+    (void)!::write(ended_[1], &byte, 1);
+    (void)!::read(leave_[0], &byte, 1);
+  }
+  /// In the parent: waits until so many have come to their ends, and lets them go.
+  void LetGo(std::size_t children) {
+    char byte = 0;
+    for (std::size_t i = 0; i < children; ++i) EXPECT_EQ(::read(ended_[0], &byte, 1), 1);
+    ::close(leave_[1]);
+  }
+
+ private:
+  int ended_[2];
+  int leave_[2];
+};
+
 TEST(WideProcessTest, ProcessesReduceTogether) {
   for (const std::vector<int>& hosts :
        {std::vector<int>{0, 1}, std::vector<int>{0, 0, 1, 1}, std::vector<int>{0, 1, 2, 1}}) {
-    int ended[2], leave[2];
-    ASSERT_EQ(::pipe(ended), 0);
-    ASSERT_EQ(::pipe(leave), 0);
+    Leaving leaving;
     const auto children = StartRanks(hosts, [&](Lobby& lobby, Hub& hub, const auto& m) {
       auto engine = lobby.Join(hub, m, Patience());
       const int code = engine.ok() ? Reduce(**engine, 5, -1) : static_cast<int>(kNoGroup);
-      char byte = 0;  // nobody leaves while others still work
-      ::close(leave[1]);
-      (void)!::write(ended[1], &byte, 1);
-      (void)!::read(leave[0], &byte, 1);
+      leaving.Await();
       return code;
     });
-    ::close(leave[0]);
-    char byte = 0;
-    for (std::size_t r = 0; r < hosts.size(); ++r) EXPECT_EQ(::read(ended[0], &byte, 1), 1);
-    ::close(leave[1]);
-    ::close(ended[0]);
-    ::close(ended[1]);
+    leaving.LetGo(hosts.size());
     for (const Child& child : children) EXPECT_EQ(child.Wait(), kAllWell);
   }
 }
@@ -172,6 +194,7 @@ INSTANTIATE_TEST_SUITE_P(Steps, WideKilledTest,
 TEST_P(WideKilledTest, OthersAreToldWho) {
   const auto [victim, moment] = GetParam();
   const std::vector<int> hosts = {0, 0, 1, 1};
+  Leaving leaving;
   const auto children = StartRanks(hosts, [&, victim = victim, moment = moment](
                                               Lobby& lobby, Hub& hub, const WideMembership& m) {
     if (m.rank == victim) {
@@ -180,8 +203,11 @@ TEST_P(WideKilledTest, OthersAreToldWho) {
       lobby.SetProbe(&KillSelf);
     }
     auto engine = lobby.Join(hub, m, Patience());
-    return engine.ok() ? Reduce(**engine, 100000, victim) : static_cast<int>(kNoGroup);
+    const int code = engine.ok() ? Reduce(**engine, 100000, victim) : static_cast<int>(kNoGroup);
+    leaving.Await();
+    return code;
   });
+  leaving.LetGo(hosts.size() - 1);
   for (int r = 0; r < 4; ++r) {
     EXPECT_EQ(children[static_cast<std::size_t>(r)].Wait(), r == victim ? -SIGKILL : kNamed)
         << "rank " << r;
