@@ -2,10 +2,13 @@
 // Streams that were written to are waited for, when a function comes and not before.
 #include "plugins/tensorflow/transport/ordered_clients.h"
 
+#include <algorithm>
+#include <compare>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,26 +36,38 @@ RefCountPtr<EagerClient> Shared(EagerClient* client) {
   return RefCountPtr<EagerClient>(client);
 }
 
-/// Whether it changes a resource and answers before it has: it has no results.
-bool Writes(const tensorflow::eager::Operation& operation) {
-  if (operation.is_function()) return false;
+/// "/job:worker/replica:0/task:0" of that or of one of its devices: TensorFlow asks for clients by
+/// either.
+std::string TaskIn(const std::string& target) { return target.substr(0, target.find("/device:")); }
+
+enum class Effect {
+  kNone,
+  kResource,  // changed, and no results: answered before it has run
+  kVariable,  // a resource that functions of other tasks read too; tables count as well
+};
+
+Effect EffectOf(const tensorflow::eager::Operation& operation) {
+  if (operation.is_function()) return Effect::kNone;
   const std::string& name = operation.name();
   // These wait for what a later function may do.
-  if (name.starts_with("Queue") || name.starts_with("Barrier")) return false;
+  if (name.starts_with("Queue") || name.starts_with("Barrier")) return Effect::kNone;
   const tensorflow::OpDef* def = nullptr;
-  if (!tensorflow::OpRegistry::Global()->LookUpOpDef(name, &def).ok()) return false;
-  if (def->output_arg_size() != 0) return false;
-  for (const auto& input : def->input_arg()) {
-    if (input.type() == tensorflow::DT_RESOURCE) return true;
-  }
-  return false;
+  if (!tensorflow::OpRegistry::Global()->LookUpOpDef(name, &def).ok()) return Effect::kNone;
+  if (def->output_arg_size() != 0) return Effect::kNone;
+  bool changes = false;
+  for (const auto& input : def->input_arg()) changes |= input.type() == tensorflow::DT_RESOURCE;
+  if (!changes) return Effect::kNone;
+  const bool variable = name.starts_with("Assign") || name.starts_with("Resource") ||
+                        name.starts_with("LookupTable") || name.starts_with("InitializeTable");
+  return variable ? Effect::kVariable : Effect::kResource;
 }
 
-bool Writes(const EnqueueRequest& request) {
+Effect EffectOf(const EnqueueRequest& request) {
+  Effect effect = Effect::kNone;
   for (const auto& item : request.queue()) {
-    if (item.has_operation() && Writes(item.operation())) return true;
+    if (item.has_operation()) effect = std::max(effect, EffectOf(item.operation()));
   }
-  return false;
+  return effect;
 }
 
 bool RunsFunction(const EnqueueRequest& request) {
@@ -62,112 +77,159 @@ bool RunsFunction(const EnqueueRequest& request) {
   return false;
 }
 
-/// Streams that were waited for together, and who waits for that.
-class Round {
+/// A server's word that what was written before has run, and who waits for it.
+class Answer {
  public:
-  explicit Round(std::size_t left) : left_(left) {}
+  explicit Answer(Effect effect) : effect_(effect) {}
+  /// Of all that it stands for.
+  Effect effect() const { return effect_; }
 
-  void OneIsDone(const absl::Status& status) {
+  void Come(const absl::Status& status) {
     std::vector<StatusCallback> waiting;
-    absl::Status found;
     {
       const std::lock_guard lock(mutex_);
-      status_.Update(status);
-      if (--left_ > 0) return;
+      status_ = status;
       waiting.swap(waiting_);
-      found = status_;
     }
-    for (const auto& then : waiting) then(found);
+    for (const auto& then : waiting) then(status);
   }
-
-  /// `then` gets the first error; called here and now when the round is over.
-  void WhenOver(StatusCallback then) {
-    absl::Status found;
+  /// Calls `then` when it has come; at once when it has already.
+  void WhenThere(StatusCallback then) {
     {
       const std::lock_guard lock(mutex_);
-      if (left_ > 0) {
+      if (!status_) {
         waiting_.push_back(std::move(then));
         return;
       }
-      found = status_;
     }
-    then(found);
+    then(*status_);
   }
-
-  bool over() const {
+  bool there() const {
     const std::lock_guard lock(mutex_);
-    return left_ == 0;
+    return status_.has_value();
   }
 
  private:
+  const Effect effect_;
   mutable std::mutex mutex_;
-  std::size_t left_;
-  absl::Status status_;
+  std::optional<absl::Status> status_;  // set once
   std::vector<StatusCallback> waiting_;
 };
+
+/// Calls `then` with the first error when all answers have come. A task that cannot be reached is
+/// no error here: those who need it find out.
+void WhenAllThere(const std::vector<std::shared_ptr<Answer>>& answers, StatusCallback then) {
+  struct Gathered {
+    std::mutex mutex;
+    std::size_t left;
+    absl::Status first;
+  };
+  const auto all = std::make_shared<Gathered>();
+  all->left = answers.size();
+  for (const auto& answer : answers) {
+    answer->WhenThere([all, then](const absl::Status& status) {
+      absl::Status first;
+      {
+        const std::lock_guard lock(all->mutex);
+        const bool unreachable = absl::IsUnavailable(status) || absl::IsCancelled(status) ||
+                                 absl::IsAborted(status) || absl::IsDeadlineExceeded(status);
+        if (!unreachable) all->first.Update(status);
+        if (--all->left > 0) return;
+        first = all->first;
+      }
+      then(first);
+    });
+  }
+}
 
 /// What was written through the clients of one cache and is not known to have run.
 class Writing {
  public:
-  void Note(const std::string& target, EagerClient* client, std::uint64_t context,
-            bool enable_streaming) {
+  void Note(const std::string& task, EagerClient* client, std::uint64_t context,
+            bool enable_streaming, Effect effect) {
     const std::lock_guard lock(mutex_);
-    streams_[{target, context}] = {Shared(client), enable_streaming};
+    Stream& stream = streams_[{task, client, context}];
+    stream.client = Shared(client);
+    stream.enable_streaming = enable_streaming;
+    stream.unasked = std::max(stream.unasked, effect);
   }
 
-  /// Calls `then` when what was noted before has run, or failed; at once when there is nothing.
-  void WhenRun(StatusCallback then) {
-    std::map<Key, Stream> streams;
-    std::shared_ptr<Round> round;
-    std::shared_ptr<Round> before;
-    {
-      const std::lock_guard lock(mutex_);
-      if (last_ != nullptr && last_->over()) last_.reset();
-      if (streams_.empty()) {
-        round = last_;
-      } else {
-        before = last_;
-        streams.swap(streams_);
-        last_ = round = std::make_shared<Round>(streams.size() + 1);
-      }
-    }
-    if (round == nullptr) return then(absl::OkStatus());
-    round->WhenOver(std::move(then));
-    if (streams.empty()) return;
-    for (const auto& [key, stream] : streams) WaitFor(key.second, stream, round);
-    // The error of a round is for those who wait for it.
-    const auto go_on = [round](const absl::Status&) { round->OneIsDone(absl::OkStatus()); };
-    before == nullptr ? go_on(absl::OkStatus()) : before->WhenOver(go_on);
+  /// Calls `then` when all that was written to `task` has run, or failed; at once when there is
+  /// nothing to wait for.
+  void WhenRunAt(const std::string& task, StatusCallback then) {
+    WhenRun([&](const Key& key, Effect) { return key.task == task; }, std::move(then));
+  }
+  /// As WhenRunAt, for variables of all other tasks.
+  void WhenRunElsewhere(const std::string& task, StatusCallback then) {
+    WhenRun([&](const Key& key,
+                Effect effect) { return key.task != task && effect == Effect::kVariable; },
+            std::move(then));
   }
 
  private:
-  using Key = std::pair<std::string, std::uint64_t>;  // target, context
+  struct Key {
+    std::string task;
+    EagerClient* client;  // each has streams of its own, one a context
+    std::uint64_t context;
+    auto operator<=>(const Key&) const = default;
+  };
   struct Stream {
     RefCountPtr<EagerClient> client;
     bool enable_streaming = true;
+    Effect unasked = Effect::kNone;  // of what the server has not been asked about
+    std::shared_ptr<Answer> last;    // to the last question, if there was one
+  };
+  struct Question {
+    std::uint64_t context;
+    RefCountPtr<EagerClient> client;
+    bool enable_streaming;
+    std::shared_ptr<Answer> answer;
   };
 
-  static void WaitFor(std::uint64_t context, const Stream& stream,
-                      const std::shared_ptr<Round>& round) {
+  void WhenRun(const std::function<bool(const Key&, Effect)>& concerns, StatusCallback then) {
+    std::vector<Question> questions;
+    std::vector<std::shared_ptr<Answer>> answers;
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [key, stream] : streams_) {
+        Effect effect = stream.unasked;
+        if (stream.last != nullptr && !stream.last->there()) {
+          effect = std::max(effect, stream.last->effect());
+        }
+        if (effect == Effect::kNone || !concerns(key, effect)) continue;
+        if (std::exchange(stream.unasked, Effect::kNone) != Effect::kNone) {
+          stream.last = std::make_shared<Answer>(effect);  // comes after earlier ones of the stream
+          questions.push_back(
+              {key.context, Shared(stream.client.get()), stream.enable_streaming, stream.last});
+        }
+        answers.push_back(stream.last);
+      }
+    }
+    if (answers.empty()) return then(absl::OkStatus());
+    for (const Question& question : questions) Ask(question);
+    WhenAllThere(answers, std::move(then));
+  }
+
+  /// By the request that TensorFlow has for its barriers.
+  static void Ask(const Question& question) {
     EnqueueRequest request;
-    request.set_context_id(context);
+    request.set_context_id(question.context);
     request.add_queue()->mutable_sync_remote_executor_for_stream();
     const auto response = std::make_shared<EnqueueResponse>();
-    stream.client->StreamingEnqueueAsync(
-        stream.enable_streaming, nullptr, &request, response.get(),
-        [response, round](const absl::Status& status) { round->OneIsDone(status); });
+    question.client->StreamingEnqueueAsync(
+        question.enable_streaming, nullptr, &request, response.get(),
+        [response, answer = question.answer](const absl::Status& status) { answer->Come(status); });
   }
 
   std::mutex mutex_;
   std::map<Key, Stream> streams_;
-  std::shared_ptr<Round> last_;
 };
 
 class OrderedClient : public EagerClient {
  public:
-  OrderedClient(std::string target, RefCountPtr<EagerClient> inner,
+  OrderedClient(const std::string& target, RefCountPtr<EagerClient> inner,
                 std::shared_ptr<Writing> writing)
-      : target_(std::move(target)), inner_(std::move(inner)), writing_(std::move(writing)) {}
+      : task_(TaskIn(target)), inner_(std::move(inner)), writing_(std::move(writing)) {}
   EagerClient* inner() const { return inner_.get(); }
 
   void StreamingEnqueueAsync(bool enable_streaming, CallOptions* options,
@@ -177,24 +239,25 @@ class OrderedClient : public EagerClient {
       // The request is the caller's, and what comes next on this stream must not overtake it.
       absl::Status written;
       absl::Notification run;
-      writing_->WhenRun([&](const absl::Status& status) {
+      writing_->WhenRunElsewhere(task_, [&](const absl::Status& status) {
         written = status;
         run.Notify();
       });
       run.WaitForNotification();
       if (!written.ok()) return done(written);
     }
-    if (!Writes(*request)) {
+    const Effect effect = EffectOf(*request);
+    if (effect == Effect::kNone) {
       return inner_->StreamingEnqueueAsync(enable_streaming, options, request, response,
                                            std::move(done));
     }
     // Request and this may be gone as soon as `inner` has answered.
     const auto client = Shared(inner_.get());
     const auto writing = writing_;
-    const std::string target = target_;
+    const std::string task = task_;
     const std::uint64_t context = request->context_id();
     client->StreamingEnqueueAsync(enable_streaming, options, request, response, std::move(done));
-    writing->Note(target, client.get(), context, enable_streaming);
+    writing->Note(task, client.get(), context, enable_streaming, effect);
   }
 
   void RunComponentFunctionAsync(CallOptions* options,
@@ -206,7 +269,7 @@ class OrderedClient : public EagerClient {
                                              [](EagerClient* client) { client->Unref(); });
     WaitCancelably<absl::Status>(
         options, "arcflow: cancelled before what was written earlier had run",
-        [&](StatusCallback run) { writing_->WhenRun(std::move(run)); },
+        [&](StatusCallback run) { writing_->WhenRunAt(task_, std::move(run)); },
         [=](const absl::Status& written) {
           if (!written.ok()) return done(written);
           inner->RunComponentFunctionAsync(options, request, response, done);
@@ -239,7 +302,7 @@ class OrderedClient : public EagerClient {
   }
 
  private:
-  const std::string target_;
+  const std::string task_;
   const RefCountPtr<EagerClient> inner_;
   const std::shared_ptr<Writing> writing_;
 };
