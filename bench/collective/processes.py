@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from arcflow import _executor
+
 HERE = Path(__file__).resolve().parent
 SYSTEMS = ("arcflow", "stock", "stock-whole")
 KIB, MIB = 1 << 10, 1 << 20
@@ -45,7 +47,8 @@ class Cluster:
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
             env = {
                 **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as nodes have it; all systems here
+                # As nodes have it; here for all systems.
+                "GLIBC_TUNABLES": _executor.with_large_pages(os.environ.get("GLIBC_TUNABLES", "")),
                 "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow",
             }  # fmt: skip
             command = [sys.executable, str(HERE / "ranks.py"), system, transport]

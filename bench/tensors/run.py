@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench" / "collective")]
 
 from processes import MIB, free_ports, shown  # noqa: E402
 
+from arcflow import _executor  # noqa: E402
 from harness import environment, interleaved, make_row, print_table, write_json  # noqa: E402
 
 SYSTEMS = ("arcflow", "arcflow-tcp", "stock")
@@ -48,7 +49,8 @@ class Cluster:
             config = {"cluster": cluster, "task": {"type": role, "index": 0}}
             env = {
                 **os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3",
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as nodes have it; all systems here
+                # As nodes have it; here for all systems.
+                "GLIBC_TUNABLES": _executor.with_large_pages(os.environ.get("GLIBC_TUNABLES", "")),
                 "CUDA_VISIBLE_DEVICES": "-1",
             }  # fmt: skip
             self._children[role] = subprocess.Popen(

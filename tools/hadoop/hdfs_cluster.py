@@ -300,7 +300,7 @@ class Hdfs:
 
     def _registered(self, i: int) -> set[str]:
         """Names under which the NameNode knows DataNode i; the port is new after each start."""
-        nodes = json.loads(self._bean("NameNodeInfo").get("LiveNodes", "{}"))
+        nodes = json.loads(self._bean("NameNodeInfo")["LiveNodes"])
         return {name for name in nodes if name.startswith(f"127.0.0.{i + 1}:")}
 
     def restart_data_node(self, i: int) -> None:

@@ -15,6 +15,7 @@
 #include "plugins/tensorflow/transport/shared_tensor.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
+#include "plugins/tensorflow/transport/task_name.h"
 #include "tensorflow/core/common_runtime/base_collective_executor.h"
 #include "tensorflow/core/common_runtime/device_mgr.h"
 #include "tensorflow/core/distributed_runtime/collective_param_resolver_distributed.h"
@@ -24,7 +25,6 @@
 #include "tensorflow/core/framework/device.h"
 #include "tensorflow/core/framework/device_attributes.pb.h"
 #include "tensorflow/core/nccl/collective_communicator.h"
-#include "tensorflow/core/util/device_name_utils.h"
 
 namespace arcflow::tf {
 namespace {
@@ -446,10 +446,7 @@ bool IsOurs(const CollectiveParams& params) {
 tensorflow::CollectiveExecutorMgrInterface* NewCollectiveManager(
     const tensorflow::ConfigProto& config, const tensorflow::WorkerEnv* env,
     tensorflow::WorkerCacheInterface* workers, std::shared_ptr<const Identity> identity) {
-  std::string task;
-  std::string device;
-  tensorflow::DeviceNameUtils::SplitDeviceName(env->device_mgr->ListDevices()[0]->name(), &task,
-                                               &device);
+  const std::string task = TaskOf(env->device_mgr->ListDevices()[0]->name());
   auto nccl = tensorflow::MaybeCreateNcclCommunicator(config);
   auto devices = std::make_unique<tensorflow::DeviceResolverDistributed>(env->device_mgr);
   auto resolver = std::make_unique<Resolver>(config, env->device_mgr, devices.get(), nccl.get(),

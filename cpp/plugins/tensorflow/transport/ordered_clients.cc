@@ -15,6 +15,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "plugins/tensorflow/transport/cancelable_wait.h"
+#include "plugins/tensorflow/transport/task_name.h"
 #include "tensorflow/core/distributed_runtime/call_options.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_def.pb.h"
@@ -35,10 +36,6 @@ RefCountPtr<EagerClient> Shared(EagerClient* client) {
   client->Ref();
   return RefCountPtr<EagerClient>(client);
 }
-
-/// "/job:worker/replica:0/task:0" of that or of one of its devices: TensorFlow asks for clients by
-/// either.
-std::string TaskIn(const std::string& target) { return target.substr(0, target.find("/device:")); }
 
 enum class Effect {
   kNone,
@@ -229,7 +226,7 @@ class OrderedClient : public EagerClient {
  public:
   OrderedClient(const std::string& target, RefCountPtr<EagerClient> inner,
                 std::shared_ptr<Writing> writing)
-      : task_(TaskIn(target)), inner_(std::move(inner)), writing_(std::move(writing)) {}
+      : task_(TaskOf(target)), inner_(std::move(inner)), writing_(std::move(writing)) {}
   EagerClient* inner() const { return inner_.get(); }
 
   void StreamingEnqueueAsync(bool enable_streaming, CallOptions* options,
@@ -302,7 +299,7 @@ class OrderedClient : public EagerClient {
   }
 
  private:
-  const std::string task_;
+  const std::string task_;  // TensorFlow asks for clients by it or by one of its devices
   const RefCountPtr<EagerClient> inner_;
   const std::shared_ptr<Writing> writing_;
 };

@@ -9,6 +9,7 @@
 #include "arcflow/transport/depot.h"
 #include "plugins/tensorflow/transport/staging.h"
 #include "plugins/tensorflow/transport/stats.h"
+#include "plugins/tensorflow/transport/task_name.h"
 #include "tensorflow/core/common_runtime/buf_rendezvous.h"
 #include "tensorflow/core/common_runtime/device.h"
 #include "tensorflow/core/common_runtime/device_mgr.h"
@@ -20,7 +21,6 @@
 #include "tensorflow/core/lib/core/threadpool.h"
 #include "tensorflow/core/protobuf/transport_options.pb.h"
 #include "tensorflow/core/protobuf/worker.pb.h"
-#include "tensorflow/core/util/device_name_utils.h"
 
 namespace arcflow::tf {
 namespace {
@@ -30,13 +30,6 @@ using tensorflow::CallOptions;
 using tensorflow::Rendezvous;
 using tensorflow::StatusCallback;
 using tensorflow::Tensor;
-
-std::string TaskOf(const std::string& device) {
-  std::string task;
-  std::string rest;
-  tensorflow::DeviceNameUtils::SplitDeviceName(device, &task, &rest);
-  return task;
-}
 
 class Worker : public tensorflow::GrpcWorker {
  public:
